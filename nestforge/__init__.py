@@ -1,0 +1,57 @@
+"""nestforge: from an image classifier's checkpoint to a measured int8 artifact for CPUs.
+
+Each command of the command line is the function of the same name here. Nothing heavy is imported until it is used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from nestforge.compile.artifact import inspect, open_artifact
+    from nestforge.compile.build import build
+    from nestforge.compile.export import export
+    from nestforge.config import BuildConfig
+    from nestforge.data.preprocess import Preprocess
+    from nestforge.errors import NestForgeError
+    from nestforge.measure.benchmark import bench
+    from nestforge.measure.evaluate import evaluate
+    from nestforge.measure.predict import predict
+    from nestforge.networks.catalog import models
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "BuildConfig": "nestforge.config",
+    "NestForgeError": "nestforge.errors",
+    "Preprocess": "nestforge.data.preprocess",
+    "bench": "nestforge.measure.benchmark",
+    "build": "nestforge.compile.build",
+    "evaluate": "nestforge.measure.evaluate",
+    "export": "nestforge.compile.export",
+    "inspect": "nestforge.compile.artifact",
+    "models": "nestforge.networks.catalog",
+    "open_artifact": "nestforge.compile.artifact",
+    "predict": "nestforge.measure.predict",
+}
+
+__all__ = [
+    "BuildConfig",
+    "NestForgeError",
+    "Preprocess",
+    "bench",
+    "build",
+    "evaluate",
+    "export",
+    "inspect",
+    "models",
+    "open_artifact",
+    "predict",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'nestforge' has no attribute {name!r}")

@@ -1,0 +1,165 @@
+"""The artifact: a folder with model.onnx, labels.txt and a manifest that says how both were made."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from nestforge.config import BuildConfig, tuples_from_lists
+from nestforge.data.imagefolder import Label, read_labels
+from nestforge.data.preprocess import Preprocess
+from nestforge.engines import get_engine
+from nestforge.engines.base import Session, Settings
+from nestforge.engines.machine import count_available_cores
+from nestforge.errors import ArtifactError, EngineError
+from nestforge.networks.checkpoint import hash_file
+
+MODEL_FILE, LABELS_FILE, MANIFEST_FILE = "model.onnx", "labels.txt", "manifest.json"
+MAX_MANIFEST_BYTES = 16 << 20
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class FileRecord(_Record):
+    """One input or output file."""
+
+    sha256: str
+    size_bytes: int
+
+
+class Parity(_Record):
+    """The built model against its float32 source on the same images.
+
+    `cosine` is that of all logits taken together; `max_abs` the largest difference of a logit; `top1_agreement`
+    the fraction of images with the same answer.
+    """
+
+    cosine: float
+    max_abs: float
+    top1_agreement: float
+    images: int
+    data: Literal["calibration", "random"]
+
+
+class QuantizationRecord(_Record):
+    """What was quantized, and how weights were kept from overflowing."""
+
+    activations: int
+    weighted_layers: int
+    float_weighted_layers: tuple[str, ...]
+    saturation_avoided: bool
+
+
+class Manifest(_Record):
+    """Everything that is known about an artifact."""
+
+    format: Literal[1]
+    name: str
+    config: BuildConfig
+    preprocess: Preprocess
+    preprocess_sha256: str
+    classes: int
+    height: int
+    width: int
+    fixed_batch: int | None
+    gives_probabilities: bool
+    kernel_macs: int
+    inputs: dict[str, FileRecord]
+    outputs: dict[str, FileRecord]
+    versions: dict[str, str]
+    cpu_flags: tuple[str, ...]
+    parity: Parity
+    quantization: QuantizationRecord | None
+    kernels: dict[str, dict[str, int]]  # layer type -> execution precision -> count, as the engine reports it
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """An artifact whose files match its manifest."""
+
+    folder: Path
+    manifest: Manifest
+    labels: tuple[Label, ...]
+
+    def open_session(self, *, batch: int = 1, streams: int = 1, threads: int | None = None) -> Session:
+        """Open the model on the engine it was built for; `threads` defaults to the cores this process may use.
+
+        Raises:
+            EngineError: the engine is missing or refuses, or the batch is not the one the model is fixed to.
+        """
+        manifest = self.manifest
+        if manifest.fixed_batch not in (None, batch):
+            raise EngineError(
+                f"{self.folder} has a fixed batch of {manifest.fixed_batch}; use --batch {manifest.fixed_batch}"
+            )
+        settings = Settings(
+            batch=batch,
+            height=manifest.height,
+            width=manifest.width,
+            dtype=manifest.config.dtype,
+            streams=streams,
+            threads=count_available_cores() if threads is None else threads,
+        )
+        return get_engine(manifest.config.engine).open(self.folder / MODEL_FILE, settings)
+
+    @property
+    def size_bytes(self) -> int:
+        """Size of all files together."""
+        return sum(record.size_bytes for record in self.manifest.outputs.values())
+
+    def choose_batch(self, batch: int) -> int:
+        """Return `batch`, or the batch the model is fixed to."""
+        return self.manifest.fixed_batch or batch
+
+
+def open_artifact(folder: Path) -> Artifact:
+    """Open an artifact and check every file against its hash.
+
+    Raises:
+        ArtifactError: no artifact, a damaged manifest, or files that do not match it.
+    """
+    path = folder / MANIFEST_FILE
+    if not path.is_file():
+        raise ArtifactError(f"{folder} is no artifact: it has no {MANIFEST_FILE}; make one with 'nestforge build'")
+    try:
+        if path.stat().st_size > MAX_MANIFEST_BYTES:
+            raise ArtifactError(f"{path} is over {MAX_MANIFEST_BYTES >> 20} MiB; build the artifact again")
+        manifest = Manifest.model_validate(tuples_from_lists(json.loads(path.read_text(encoding="utf-8"))))
+    except (OSError, ValueError, RecursionError) as error:
+        reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error).splitlines()[0]
+        raise ArtifactError(f"{path} is damaged ({reason}); build the artifact again") from error
+    for name, record in manifest.outputs.items():
+        file = folder / name
+        if Path(name).name != name or not file.is_file():
+            raise ArtifactError(f"{folder} is incomplete: {name} is missing; build the artifact again")
+        if hash_file(file) != record.sha256:
+            raise ArtifactError(f"{file} is not the file that was built (its sha256 differs); build the artifact again")
+    labels = read_labels(folder / LABELS_FILE) if LABELS_FILE in manifest.outputs else ()
+    return Artifact(folder, manifest, labels or tuple(Label(str(index)) for index in range(manifest.classes)))
+
+
+def write_manifest(manifest: Manifest, folder: Path) -> None:
+    """Write the manifest of a folder."""
+    text = json.dumps(manifest.model_dump(mode="json"), indent=2, ensure_ascii=False, allow_nan=False)
+    (folder / MANIFEST_FILE).write_text(text + "\n", encoding="utf-8")
+
+
+def record_file(path: Path) -> FileRecord:
+    """Return hash and size of a file."""
+    return FileRecord(sha256=hash_file(path), size_bytes=path.stat().st_size)
+
+
+def inspect(artifact: Path) -> dict[str, Any]:
+    """Return the manifest of an artifact whose files were checked, as JSON values.
+
+    Raises:
+        ArtifactError: as `open_artifact`.
+    """
+    return open_artifact(artifact).manifest.model_dump(mode="json")

@@ -1,0 +1,182 @@
+"""A checkpoint becomes an ONNX file, and the file is run against the torch module before it is let out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from nestforge.compile.onnxfile import serialize
+from nestforge.engines import get_engine
+from nestforge.engines.base import Images, Settings
+from nestforge.engines.machine import count_available_cores
+from nestforge.errors import ModelError
+from nestforge.files import write_file_aside
+from nestforge.networks.checkpoint import fetch_checkpoint, hash_file, read_checkpoint
+from nestforge.networks.layers import (
+    Weights,
+    convert_macs_to_document_gflops,
+    count_kernel_macs,
+    count_macs,
+    count_parameters,
+    make_seeded_weights,
+)
+from nestforge.networks.zoo import Variant, get_variant
+from nestforge.progress import Progress, silent
+
+TOLERANCE = 1e-4
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParityCheck:
+    """One comparison; `relative_difference` is max |onnx - torch| / max |torch| of the worst image."""
+
+    batch: int
+    size: int
+    relative_difference: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportResult:
+    """What was exported, and how near it is to the torch module."""
+
+    model: str
+    path: Path
+    source: str
+    size: int
+    classes: int
+    params: int
+    macs: int
+    kernel_macs: int
+    document_gflops: float
+    sha256: str
+    max_relative_difference: float
+    checks: tuple[ParityCheck, ...]
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResolvedWeights:
+    """A state dict and where it came from; `path` is None for seeded weights."""
+
+    weights: Weights
+    source: str
+    path: Path | None
+
+
+def resolve_weights(
+    variant: Variant, *, weights: Path | None, seed: int | None, progress: Progress = silent
+) -> ResolvedWeights:
+    """Take a local checkpoint, seeded weights, or (with neither) the authors' download.
+
+    Raises:
+        ModelError: both given, or as `read_checkpoint` and `fetch_checkpoint`.
+    """
+    if weights is not None and seed is not None:
+        raise ModelError("give --weights or --seed, not both")
+    if seed is not None:
+        if seed < 0:
+            raise ModelError(f"seed {seed} is negative; give 0 or more")
+        return ResolvedWeights(weights=make_seeded_weights(variant, seed), source=f"seed {seed}", path=None)
+    path = weights if weights is not None else fetch_checkpoint(variant, progress=progress)
+    return ResolvedWeights(weights=read_checkpoint(path, variant), source=str(path), path=path)
+
+
+def export(
+    model: str,
+    *,
+    weights: Path | None = None,
+    size: int | None = None,
+    output: Path | None = None,
+    seed: int | None = None,
+    progress: Progress = silent,
+) -> ExportResult:
+    """Export a variant to ONNX with dynamic batch, height and width, and prove it equal to the torch module.
+
+    `size` is the square input that is counted and checked (default: the variant's own). `output` defaults to
+    ``MODEL.onnx``. Needs the extra ``torch``.
+
+    Raises:
+        ModelError: unknown variant, unusable checkpoint, torch missing, or a difference above 1e-4 relative;
+            no file is left then.
+    """
+    from nestforge.networks.graph import build_graph
+
+    begin = time.perf_counter()
+    variant = get_variant(model)
+    size = variant.image_size if size is None else size
+    if not 32 <= size <= 4096:
+        raise ModelError(f"size {size} is outside 32 to 4096 pixels")
+    resolved = resolve_weights(variant, weights=weights, seed=seed, progress=progress)
+    path = output if output is not None else Path(f"{model}.onnx")
+    with write_file_aside(path) as partial:
+        partial.write_bytes(serialize(build_graph(variant, resolved.weights)))
+        checks = check_parity(partial, variant, resolved.weights, size=size, progress=progress)
+        worst = max(check.relative_difference for check in checks)
+        if not worst <= TOLERANCE:
+            raise ModelError(
+                f"the exported file differs from torch by {worst:.2e} (limit {TOLERANCE:.0e}); nothing was written"
+            )
+    macs = count_macs(variant, image_size=size)
+    classes = len(resolved.weights["fc.bias"])
+    return ExportResult(
+        model=model,
+        path=path,
+        source=resolved.source,
+        size=size,
+        classes=classes,
+        params=count_parameters(variant, num_classes=classes),
+        macs=macs,
+        kernel_macs=count_kernel_macs(variant, image_size=size),
+        document_gflops=round(convert_macs_to_document_gflops(macs), 3),
+        sha256=hash_file(path),
+        max_relative_difference=worst,
+        checks=checks,
+        seconds=time.perf_counter() - begin,
+    )
+
+
+def check_parity(
+    path: Path,
+    variant: Variant,
+    weights: Mapping[str, npt.NDArray[np.float32]],
+    *,
+    size: int,
+    progress: Progress = silent,
+) -> tuple[ParityCheck, ...]:
+    """Run an ONNX file and the torch module on random and extreme images, two batch sizes, two image sizes.
+
+    Raises:
+        ModelError: torch is not installed.
+    """
+    try:
+        from nestforge.engines.torch import TorchSession
+    except ImportError as error:
+        raise ModelError("export compares with torch: run \"pip install 'nestforge[torch]'\"") from error
+    engine = get_engine("onnxruntime")
+    checks = []
+    sides = (size, max(32, size * 3 // 4 + 1))
+    with progress("comparing with torch", 2 * len(sides)) as advance:
+        for side in sides:
+            images_nchw = make_probe_images(side)
+            for batch in (1, len(images_nchw)):
+                settings = Settings(batch=batch, height=side, width=side, threads=count_available_cores())
+                reference = TorchSession(variant, weights, settings).run(images_nchw[:batch])
+                exported = engine.open(path, settings).run(images_nchw[:batch])
+                difference = np.abs(exported - reference).max(1) / np.abs(reference).max(1)
+                checks.append(ParityCheck(batch=batch, size=side, relative_difference=float(difference.max())))
+                advance(1)
+    return tuple(checks)
+
+
+def make_probe_images(side: int) -> Images:
+    """Return (5, 3, side, side): noise, black and white as normalised, a checkerboard, and noise 50 times as strong."""
+    rng = np.random.default_rng(side)
+    noise = rng.standard_normal((2, 3, side, side), np.float32)
+    board = np.indices((3, side, side)).sum(0) % 2 * np.float32(4.8) - np.float32(2.1)
+    flat = np.ones((3, side, side), np.float32)
+    return np.stack([noise[0], -2.12 * flat, 2.64 * flat, board, 50 * noise[1]]).astype(np.float32)

@@ -1,0 +1,143 @@
+"""ONNX files in and out, and what can be read off a graph: its image input, its classes, its MACs."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+import onnx_ir as ir
+from onnx import version_converter
+from onnx_ir.passes.common import LiftConstantsToInitializersPass
+
+from nestforge.errors import ModelError
+
+MAX_ONNX_BYTES = 2 << 30  # protobuf's own limit
+OLDEST_OPSET = 13  # the first with per-channel QuantizeLinear
+CONVERTED_OPSET = 17
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageClassifier:
+    """What a graph takes and gives; a None side or batch is dynamic."""
+
+    input_name: str
+    fixed_batch: int | None
+    fixed_height: int | None
+    fixed_width: int | None
+    num_classes: int
+    gives_probabilities: bool  # the graph ends in a softmax
+
+
+def read_onnx(path: Path) -> ir.Model:
+    """Read an ONNX file, with constants as initializers and an opset of at least 13.
+
+    Raises:
+        ModelError: missing, too large, not ONNX, or with data in other files.
+    """
+    if not path.is_file():
+        raise ModelError(f"no ONNX file {path}; give the path of an exported model")
+    if path.stat().st_size > MAX_ONNX_BYTES:
+        raise ModelError(f"{path} is over 2 GiB; export the model with smaller weights")
+    try:
+        proto = onnx.load(path, load_external_data=False)
+        if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in proto.graph.initializer):
+            raise ModelError(f"{path} keeps its weights in other files; save it as one file")
+        onnx.checker.check_model(proto)
+        opset = max((entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx")), default=0)
+        if opset < OLDEST_OPSET:
+            proto = version_converter.convert_version(proto, CONVERTED_OPSET)
+        model = ir.from_proto(proto)
+    except ModelError:
+        raise
+    except Exception as error:  # protobuf, the checker and the converter each have their own
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ModelError(f"{path} is not a valid ONNX model ({reason}); export it again") from error
+    LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+    return model
+
+
+def write_onnx(model: ir.Model, path: Path) -> None:
+    """Write a model as one file; the same model gives the same bytes."""
+    path.write_bytes(serialize(model))
+
+
+def serialize(model: ir.Model) -> bytes:
+    """Return the bytes of a model, deterministically."""
+    data: bytes = ir.to_proto(model).SerializeToString(deterministic=True)
+    return data
+
+
+def inspect_classifier(model: ir.Model) -> ImageClassifier:
+    """Find the image input and the class output.
+
+    Raises:
+        ModelError: the graph does not take exactly one (B, 3, H, W) float32 input, or gives no (B, classes).
+    """
+    initializers = set(model.graph.initializers)
+    inputs = [value for value in model.graph.inputs if value.name not in initializers]
+    if len(inputs) != 1:
+        raise ModelError(f"the model has {len(inputs)} inputs; an image classifier takes one image batch (B, 3, H, W)")
+    value = inputs[0]
+    dims = _read_dims(value)
+    if len(dims) != 4 or dims[1] != 3 or value.dtype != ir.DataType.FLOAT:
+        kind = value.dtype.name.lower() if value.dtype else "unknown"
+        shown = ", ".join("?" if dim is None else str(dim) for dim in dims)
+        raise ModelError(f"input {value.name!r} is ({shown}) {kind}; an image classifier takes (B, 3, H, W) float32")
+    proto = onnx.shape_inference.infer_shapes(_with_input(model, 1, dims[2] or 224, dims[3] or 224), data_prop=True)
+    output = proto.graph.output[0].type.tensor_type.shape.dim
+    classes = [dim.dim_value for dim in output]
+    if len(classes) != 2 or classes[1] < 2:
+        raise ModelError(f"output {proto.graph.output[0].name!r} is not (B, classes); cut the model at its classifier")
+    producer = model.graph.outputs[0].producer()
+    return ImageClassifier(
+        input_name=str(value.name),
+        fixed_batch=dims[0],
+        fixed_height=dims[2],
+        fixed_width=dims[3],
+        num_classes=classes[1],
+        gives_probabilities=producer is not None and producer.op_type == "Softmax",
+    )
+
+
+def count_graph_macs(model: ir.Model, height: int, width: int) -> int:
+    """Return the multiply-accumulates of convolutions and matrix products for one image."""
+    proto = onnx.shape_inference.infer_shapes(_with_input(model, 1, height, width), data_prop=True)
+    shapes = {
+        info.name: [dim.dim_value for dim in info.type.tensor_type.shape.dim]
+        for info in (*proto.graph.value_info, *proto.graph.output, *proto.graph.input)
+    }
+    shapes |= {tensor.name: list(tensor.dims) for tensor in proto.graph.initializer}
+    macs = 0
+    for node in proto.graph.node:
+        if node.op_type not in ("Conv", "Gemm", "MatMul"):
+            continue
+        out, weight = shapes.get(node.output[0]), shapes.get(node.input[1])
+        if not out or not weight:
+            continue
+        if node.op_type == "Conv":
+            macs += math.prod(out) * math.prod(weight[1:])
+        else:
+            transposed = any(attribute.name == "transB" and attribute.i for attribute in node.attribute)
+            macs += math.prod(out) * weight[-1 if transposed else -2]
+    return macs
+
+
+def _read_dims(value: ir.Value) -> list[int | None]:
+    shape = value.shape
+    return [] if shape is None else [dim if isinstance(dim, int) and dim > 0 else None for dim in shape.dims]
+
+
+def _with_input(model: ir.Model, batch: int, height: int, width: int) -> onnx.ModelProto:
+    proto = ir.to_proto(model)
+    initializers = {tensor.name for tensor in proto.graph.initializer}
+    for value in proto.graph.input:
+        dims = value.type.tensor_type.shape.dim
+        if value.name not in initializers and len(dims) == 4:
+            for dim, size in zip(dims, (batch, 3, height, width), strict=True):
+                dim.dim_value = size
+    for value in proto.graph.output:
+        value.type.tensor_type.ClearField("shape")
+    del proto.graph.value_info[:]
+    return proto

@@ -1,0 +1,172 @@
+"""A float32 graph and ranges become an int8 graph with QuantizeLinear/DequantizeLinear pairs.
+
+Where pairs stand decides which kernels an engine runs:
+
+- the data input of every convolution and matrix product with constant weights;
+- both inputs of an addition that joins a convolution's output to another branch (a residual), so that the engine
+  can fuse the sum into the convolution;
+- everything that reads such a value reads the quantized one, so that it is stored once, in 8 bits.
+
+Activations: unsigned 8 bits over the calibrated range. Weights: signed, symmetric, per output channel or per tensor.
+Biases stay in float; engines add them to the 32-bit sums.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from nestforge.compile.calibrate import Range
+
+WEIGHT_MAX = 127
+_OUTPUT_AXIS = {"Conv": 0, "Gemm": 1, "MatMul": 1}  # of the weight; Gemm's is 0 when transB
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuantizationSummary:
+    """What was quantized."""
+
+    activations: int
+    weighted_layers: int
+    float_weighted_layers: tuple[str, ...]  # convolutions and matrix products left in float
+
+
+def find_activations(model: ir.Model) -> dict[str, ir.Value]:
+    """Return the values that get a quantizer, by name, in graph order."""
+    found: dict[str, ir.Value] = {}
+    for node in model.graph:
+        if _is_weighted(node):
+            values = [node.inputs[0]]
+        elif _is_residual(node):
+            values = list(node.inputs)
+        else:
+            continue
+        found |= {str(value.name): value for value in values if value is not None}
+    return found
+
+
+def quantize_graph(
+    model: ir.Model, ranges: Mapping[str, Range], *, per_channel: bool, avoid_saturation: bool
+) -> QuantizationSummary:
+    """Insert the pairs into `model`, in place.
+
+    With `avoid_saturation`, no two neighbouring products can overflow 16 bits; see `scale_weights`.
+    """
+    graph = model.graph
+    activations = find_activations(model)
+    for name, value in activations.items():
+        _quantize_activation(graph, value, ranges[name])
+    layers, left = 0, []
+    for node in list(graph):
+        if _is_weighted(node) and _reads_quantized(node):
+            _quantize_weight(graph, node, per_channel=per_channel, avoid_saturation=avoid_saturation)
+            layers += 1
+        elif node.op_type in _OUTPUT_AXIS:
+            left.append(str(node.name))
+    return QuantizationSummary(activations=len(activations), weighted_layers=layers, float_weighted_layers=tuple(left))
+
+
+def scale_weights(
+    rows: npt.NDArray[np.float32], *, per_channel: bool, avoid_saturation: bool
+) -> npt.NDArray[np.float32]:
+    """Return the scale of each output channel for `rows`, shape (C_out, taps, C_in): weight = scale x int8.
+
+    CPUs without a dot-product instruction add two neighbouring products, u8 x s8, in 16 bits. The sum stays below
+    32,768 for any activations when two neighbouring weights of one sign, along C_in, add up to at most 128; the
+    scale is made just large enough for that (127, which leaves one unit for rounding).
+    """
+    reach = np.abs(rows).max((1, 2))
+    if avoid_saturation:
+        padded = np.pad(rows, ((0, 0), (0, 0), (0, rows.shape[2] % 2)))
+        pairs = padded.reshape(*padded.shape[:2], -1, 2)
+        for part in (np.maximum(pairs, 0), np.maximum(-pairs, 0)):
+            reach = np.maximum(reach, part.sum(3).max((1, 2)))
+    if not per_channel:
+        reach = np.full_like(reach, reach.max())
+    reach = np.where(reach > 0, reach, 1.0)
+    return (reach / WEIGHT_MAX).astype(np.float32)
+
+
+def _is_weighted(node: ir.Node) -> bool:
+    return (
+        node.op_type in _OUTPUT_AXIS
+        and node.inputs[0] is not None
+        and node.inputs[1] is not None
+        and not node.inputs[0].is_initializer()
+        and ir.convenience.get_const_tensor(node.inputs[1]) is not None
+        and not (node.op_type == "Gemm" and _has_flag(node, "transA"))
+    )
+
+
+def _has_flag(node: ir.Node, name: str) -> bool:
+    attribute = node.attributes.get(name)
+    return attribute is not None and attribute.as_int() != 0
+
+
+def _is_residual(node: ir.Node) -> bool:
+    if node.op_type != "Add" or any(value is None or value.is_initializer() for value in node.inputs):
+        return False
+    producers = [value.producer() for value in node.inputs if value is not None]
+    return any(producer is not None and producer.op_type == "Conv" for producer in producers)
+
+
+def _reads_quantized(node: ir.Node) -> bool:
+    producer = node.inputs[0].producer() if node.inputs[0] is not None else None
+    return producer is not None and producer.op_type == "DequantizeLinear"
+
+
+def _quantize_activation(graph: ir.Graph, value: ir.Value, bounds: Range) -> None:
+    uses = list(value.uses())
+    width = bounds.high - bounds.low
+    scale = np.float32(width / 255 if width > 0 else 1.0)
+    zero_point = np.uint8(np.clip(round(-bounds.low / float(scale)), 0, 255))
+    inputs = [_add_initializer(graph, f"{value.name}.scale", np.asarray(scale))]
+    inputs.append(_add_initializer(graph, f"{value.name}.zero_point", np.asarray(zero_point)))
+    quantize = ir.node("QuantizeLinear", [value, *inputs], name=f"{value.name}.quantize")
+    quantize.outputs[0].name = f"{value.name}.quantized"
+    dequantize = ir.node("DequantizeLinear", [quantize.outputs[0], *inputs], name=f"{value.name}.dequantize")
+    dequantize.outputs[0].name = f"{value.name}.dequantized"
+    producer = value.producer()
+    if producer is None:
+        graph.insert_before(graph[0], [quantize, dequantize])
+    else:
+        graph.insert_after(producer, [quantize, dequantize])
+    for user, index in uses:
+        user.replace_input_with(index, dequantize.outputs[0])
+
+
+def _quantize_weight(graph: ir.Graph, node: ir.Node, *, per_channel: bool, avoid_saturation: bool) -> None:
+    value = node.inputs[1]
+    assert value is not None
+    tensor = ir.convenience.get_const_tensor(value)
+    assert tensor is not None
+    weight = tensor.numpy()
+    axis = 0 if node.op_type == "Gemm" and _has_flag(node, "transB") else _OUTPUT_AXIS[node.op_type]
+    moved = np.moveaxis(weight, axis, 0)
+    # (C_out, taps, C_in): the neighbours that a kernel adds first are neighbours along C_in
+    rows = moved.reshape(*moved.shape[:2], -1).transpose(0, 2, 1)
+    scale = scale_weights(rows, per_channel=per_channel, avoid_saturation=avoid_saturation)
+    quantized = np.round(moved / scale.reshape(-1, *[1] * (moved.ndim - 1)))
+    quantized = np.moveaxis(np.clip(quantized, -WEIGHT_MAX, WEIGHT_MAX), 0, axis).astype(np.int8)
+    inputs = [
+        _add_initializer(graph, f"{node.name}.weight_int8", np.ascontiguousarray(quantized)),
+        _add_initializer(graph, f"{node.name}.weight_scale", scale),
+        _add_initializer(graph, f"{node.name}.weight_zero_point", np.zeros(len(scale), np.int8)),
+    ]
+    dequantize = ir.node("DequantizeLinear", inputs, {"axis": axis}, name=f"{node.name}.weight_dequantize")
+    dequantize.outputs[0].name = f"{node.name}.weight_dequantized"
+    graph.insert_before(node, dequantize)
+    node.replace_input_with(1, dequantize.outputs[0])
+    if not value.uses():
+        graph.initializers.pop(str(value.name), None)
+
+
+def _add_initializer(graph: ir.Graph, name: str, array: npt.NDArray[np.generic]) -> ir.Value:
+    tensor = ir.tensor(array, name=name)
+    value = ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
+    graph.register_initializer(value)
+    return value

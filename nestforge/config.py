@@ -1,0 +1,167 @@
+"""The build file: one strict YAML. An unknown key, a wrong type or an impossible pair is an error that says so."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from nestforge.data.preprocess import Preprocess
+from nestforge.errors import ConfigError, suggest_nearest
+
+MAX_YAML_BYTES = 1 << 20
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class ModelSection(_Section):
+    """What to build: a variant with its weights or a seed, or any image-classification ONNX file."""
+
+    name: str | None = None
+    weights: str | None = None  # checkpoint; without it and without seed, the official one is downloaded
+    seed: Annotated[int, Field(ge=0)] | None = None
+    onnx: str | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if (self.name is None) == (self.onnx is None):
+            raise ValueError("give either 'name' (a variant) or 'onnx' (a file)")
+        if self.onnx is not None and (self.weights is not None or self.seed is not None):
+            raise ValueError("'weights' and 'seed' go with 'name', not with 'onnx'")
+        if self.weights is not None and self.seed is not None:
+            raise ValueError("give 'weights' or 'seed', not both")
+        return self
+
+
+class CalibrationSection(_Section):
+    """Which images the ranges are measured on; also those the built model is compared with its source on."""
+
+    data: str
+    count: Annotated[int, Field(ge=1)] = 300
+    seed: int = 0
+
+
+class QuantizeSection(_Section):
+    """How int8 is made."""
+
+    mode: Literal["percentile", "max"] = "percentile"
+    percentile: Annotated[float, Field(gt=50, le=100)] = 99.99
+    per_channel: bool = True
+    # CPUs without an int8 dot product saturate sums of two products; auto asks this CPU
+    saturation: Literal["auto", "avoid", "ignore"] = "auto"
+
+
+class BuildConfig(_Section):
+    """A whole build file."""
+
+    model: ModelSection
+    dtype: Literal["fp32", "bf16", "int8"] = "int8"
+    engine: Literal["openvino", "onnxruntime"] = "openvino"
+    output: str
+    calibration: CalibrationSection | None = None
+    quantize: QuantizeSection = QuantizeSection()
+    preprocess: Preprocess | None = None  # default: the published one of the variant
+    labels: str | None = None  # a file, or "imagenet"
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.dtype == "int8" and self.calibration is None:
+            raise ValueError("dtype int8 needs a 'calibration' section with 'data'")
+        if self.model.onnx is not None and self.preprocess is None:
+            raise ValueError("an ONNX file needs a 'preprocess' section: nothing in it says how it was trained")
+        if self.preprocess is not None and self.preprocess.output_hw is None:
+            raise ValueError("'preprocess.ops' must end in a fixed size (ecenter_crop, center_crop or resize [h, w])")
+        return self
+
+
+def read_config(path: Path, overrides: Iterable[str] = ()) -> BuildConfig:
+    """Read a build file and apply ``key.path=value`` overrides, whose values are YAML.
+
+    Relative paths in the file are relative to the current folder, as on a command line.
+
+    Raises:
+        ConfigError: missing file, not YAML, unknown key (the nearest known one is named), wrong type.
+    """
+    try:
+        if path.stat().st_size > MAX_YAML_BYTES:
+            raise ConfigError(f"{path} is over {MAX_YAML_BYTES >> 10} KiB; that is not a build file")
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read build file {path}: {error.strerror}") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{path} is not valid YAML: {_one_line(error)}") from error
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path} must be a mapping with at least 'model' and 'output'")
+    for override in overrides:
+        _apply_override(data, override)
+    return parse_config(data, source=str(path))
+
+
+def parse_config(data: Mapping[str, Any], *, source: str) -> BuildConfig:
+    """Validate a mapping; `source` names it in errors.
+
+    Raises:
+        ConfigError: as `read_config`.
+    """
+    try:
+        return BuildConfig.model_validate(tuples_from_lists(data))
+    except ValidationError as error:
+        raise ConfigError(f"{source}: {_explain(error)}") from error
+
+
+def _apply_override(data: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"--set {override!r}: write key.path=value")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {override!r}: the value is not valid YAML: {_one_line(error)}") from error
+    *parents, leaf = key.split(".")
+    for parent in parents:
+        child = data.setdefault(parent, {})
+        if not isinstance(child, dict):
+            raise ConfigError(f"--set {override!r}: {parent!r} is not a section")
+        data = child
+    data[leaf] = value
+
+
+def tuples_from_lists(value: Any) -> Any:
+    """Strict pydantic fields want tuples where YAML can only say lists; no field of ours is a list."""
+    if isinstance(value, Mapping):
+        return {key: tuples_from_lists(item) for key, item in value.items()}
+    return tuple(tuples_from_lists(item) for item in value) if isinstance(value, list) else value
+
+
+def _explain(error: ValidationError) -> str:
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        known = _known_keys(first["loc"][:-1])
+        return f"unknown key {where!r}{suggest_nearest(str(first['loc'][-1]), known)} (known: {', '.join(known)})"
+    if first["type"] == "missing":
+        return f"missing key {where!r}"
+    message = first["msg"].removeprefix("Value error, ")
+    return f"{where}: {message}" if where else message
+
+
+def _known_keys(location: Iterable[int | str]) -> list[str]:
+    fields = BuildConfig.model_fields
+    for part in location:
+        if not isinstance(part, str) or part not in fields:
+            continue
+        annotation = fields[part].annotation
+        candidates = [annotation, *getattr(annotation, "__args__", ())]
+        section = next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), None)
+        if section is not None:
+            fields = section.model_fields
+    return list(fields)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())

@@ -1,0 +1,85 @@
+"""Images from disk to batches: decoding in threads, order kept, memory bounded however long the list."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from nestforge.data.preprocess import ImageHWC, Preprocess, normalize_images, read_image
+from nestforge.errors import DataError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """Images ready for the network; `indices[i]` is the place in the list of paths of image i."""
+
+    indices: tuple[int, ...]
+    images_nchw: npt.NDArray[np.float32]  # (B, 3, H, W)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unreadable:
+    """An image that could not be used, and why."""
+
+    index: int
+    path: Path
+    reason: str
+
+
+def load_batches(
+    paths: Sequence[Path], preprocess: Preprocess, *, batch: int, workers: int
+) -> Iterator[Batch | Unreadable]:
+    """Yield the images in order as batches of up to `batch`, and an `Unreadable` for each that cannot be used.
+
+    At most `workers` images are being decoded while two batches' worth of decoded ones wait.
+    """
+
+    def flush() -> Batch:
+        images_nchw = normalize_images(np.stack([image for _, image in ready]), preprocess)
+        done = Batch(indices=tuple(index for index, _ in ready), images_nchw=images_nchw)
+        ready.clear()
+        return done
+
+    ready: list[tuple[int, ImageHWC]] = []
+    for index, outcome in _decode_in_order(paths, preprocess, ahead=workers + 2 * batch, workers=workers):
+        if isinstance(outcome, DataError):
+            yield Unreadable(index=index, path=paths[index], reason=str(outcome))
+            continue
+        if ready and outcome.shape != ready[0][1].shape:
+            yield flush()
+        ready.append((index, outcome))
+        if len(ready) == batch:
+            yield flush()
+    if ready:
+        yield flush()
+
+
+def _decode_in_order(
+    paths: Sequence[Path], preprocess: Preprocess, *, ahead: int, workers: int
+) -> Iterator[tuple[int, ImageHWC | DataError]]:
+    def decode(path: Path) -> ImageHWC | DataError:
+        try:
+            return read_image(path, preprocess)
+        except DataError as error:
+            return error
+
+    waiting: deque[tuple[int, Future[ImageHWC | DataError]]] = deque()
+    with ThreadPoolExecutor(workers, thread_name_prefix="decode") as pool:
+        try:
+            for index, path in enumerate(paths):
+                waiting.append((index, pool.submit(decode, path)))
+                if len(waiting) >= ahead:
+                    first, future = waiting.popleft()
+                    yield first, future.result()
+            while waiting:
+                first, future = waiting.popleft()
+                yield first, future.result()
+        finally:
+            for _, future in waiting:
+                future.cancel()

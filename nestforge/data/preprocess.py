@@ -1,0 +1,213 @@
+"""From a file to what the network sees: the only decode, crop, resize and normalise of the project.
+
+The description (`Preprocess`) is part of every artifact, with its hash. All geometry has Pillow's semantics:
+torchvision's transforms on PIL images give the same bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageOps
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from nestforge.errors import ConfigError, DataError
+
+ImageHWC = npt.NDArray[np.uint8]  # (H, W, 3) RGB
+
+MAX_PIXELS = 178_956_970  # Pillow's own limit for "decompression bombs", applied to every image
+_RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+Interpolation = Literal["bilinear", "bicubic"]
+Side = Annotated[int, Field(ge=1, le=8192, strict=True)]
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+class _Op(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ECenterCrop(_Op):
+    """The authors' crop: a centred square of side short x S/(S+32), resized to S x S.
+
+    Left and top are rounded, then right and bottom, as Pillow rounds the box (seed document, "pre-processing").
+    """
+
+    op: Literal["ecenter_crop"] = "ecenter_crop"
+    size: Side
+    interpolation: Interpolation = "bicubic"
+
+    def apply(self, image: Image.Image) -> Image.Image:
+        width, height = image.size
+        side = float(self.size) / (self.size + 32) * min(width, height)
+        top = round((height - side) / 2.0)
+        left = round((width - side) / 2.0)
+        right, bottom = round(left + side), round(top + side)
+        if left >= right or top >= bottom:
+            raise DataError(f"an image of {width}x{height} pixels leaves nothing to crop for size {self.size}")
+        return image.crop((left, top, right, bottom)).resize((self.size, self.size), _RESAMPLING[self.interpolation])
+
+    def output_size(self, size: tuple[int, int] | None) -> tuple[int, int] | None:
+        return self.size, self.size
+
+
+class Resize(_Op):
+    """One number: the short side, the aspect ratio kept. Two, [height, width]: squash to exactly that."""
+
+    op: Literal["resize"] = "resize"
+    size: Side | tuple[Side, Side]
+    interpolation: Interpolation = "bilinear"
+
+    def apply(self, image: Image.Image) -> Image.Image:
+        if isinstance(self.size, tuple):
+            height, width = self.size
+        else:
+            short, long = sorted(image.size)
+            scaled = int(self.size * long / short)
+            if scaled > MAX_PIXELS // self.size:
+                raise DataError(f"resizing {image.size[0]}x{image.size[1]} to a short side of {self.size} is too large")
+            width, height = (self.size, scaled) if image.size[0] <= image.size[1] else (scaled, self.size)
+        return image.resize((width, height), _RESAMPLING[self.interpolation])
+
+    def output_size(self, size: tuple[int, int] | None) -> tuple[int, int] | None:
+        return self.size if isinstance(self.size, tuple) else None
+
+
+class CenterCrop(_Op):
+    """A centred square of `size` pixels; a smaller image is padded with black, as torchvision does."""
+
+    op: Literal["center_crop"] = "center_crop"
+    size: Side
+
+    def apply(self, image: Image.Image) -> Image.Image:
+        width, height = image.size
+        if width < self.size or height < self.size:
+            left, top = max(self.size - width, 0) // 2, max(self.size - height, 0) // 2
+            padded = Image.new("RGB", (max(width, self.size), max(height, self.size)))
+            padded.paste(image, (left, top))
+            image, (width, height) = padded, padded.size
+        top, left = round((height - self.size) / 2.0), round((width - self.size) / 2.0)
+        return image.crop((left, top, left + self.size, top + self.size))
+
+    def output_size(self, size: tuple[int, int] | None) -> tuple[int, int] | None:
+        return self.size, self.size
+
+
+GeometryOp = Annotated[ECenterCrop | Resize | CenterCrop, Field(discriminator="op")]
+Triple = tuple[float, float, float]
+
+
+class Preprocess(BaseModel):
+    """Decode to RGB, apply `ops` in order, then (pixel / 255 - mean) / std per channel."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    ops: tuple[GeometryOp, ...] = ()
+    mean: Triple = IMAGENET_MEAN
+    std: Triple = IMAGENET_STD
+    exif_orientation: bool = False  # the reference ignores it
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if min(self.std) <= 0:
+            raise ValueError("std must be above 0")
+        return self
+
+    @property
+    def output_hw(self) -> tuple[int, int] | None:
+        """Height and width of every result, or None where they follow the image."""
+        size: tuple[int, int] | None = None
+        for op in self.ops:
+            size = op.output_size(size)
+        return size
+
+    @property
+    def sha256(self) -> str:
+        """Hash of the canonical JSON of this description."""
+        text = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def describe(self) -> str:
+        """Return one line for people."""
+        names = {"ecenter_crop": "ECenterCrop", "resize": "resize", "center_crop": "centre crop"}
+        steps = [
+            f"{names[op.op]} {op.size}" + (f" {op.interpolation}" if not isinstance(op, CenterCrop) else "")
+            for op in self.ops
+        ]
+        return " -> ".join(["RGB", *steps, f"mean {list(self.mean)} std {list(self.std)}"])
+
+
+def make_reference_preprocess(size: int) -> Preprocess:
+    """Return the published preprocessing of ResNeSt for an input of `size` pixels."""
+    return Preprocess(ops=(ECenterCrop(size=size),))
+
+
+def decode_image(path: Path, *, exif_orientation: bool = False) -> Image.Image:
+    """Decode any image Pillow knows to RGB.
+
+    16-bit and float grey values are scaled to 8 bits; alpha is dropped; the first frame of an animation is used.
+
+    Raises:
+        DataError: not a readable image, or more than `MAX_PIXELS`.
+    """
+    try:
+        with Image.open(path) as image:
+            if image.size[0] * image.size[1] > MAX_PIXELS:
+                raise DataError(f"{path}: {image.size[0]}x{image.size[1]} is more than {MAX_PIXELS:,} pixels")
+            image.load()
+            return _convert_to_rgb(ImageOps.exif_transpose(image) if exif_orientation else image)
+    except DataError:
+        raise
+    except Exception as error:  # Pillow's decoders raise whatever the broken bytes lead them to
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise DataError(f"{path}: not a readable image ({reason})") from error
+
+
+def _convert_to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "TIFF")):
+        grey = (np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8)
+        return Image.fromarray(grey).convert("RGB")
+    return image.convert("RGB")
+
+
+def read_image(path: Path, preprocess: Preprocess) -> ImageHWC:
+    """Return the image after all geometry: (H, W, 3) uint8 RGB.
+
+    Raises:
+        DataError: not a readable image.
+    """
+    image = decode_image(path, exif_orientation=preprocess.exif_orientation)
+    try:
+        for op in preprocess.ops:
+            image = op.apply(image)
+        return np.asarray(image)
+    except (DataError, ValueError, MemoryError) as error:
+        raise DataError(f"{path}: cannot be preprocessed ({error})") from error
+
+
+def normalize_images(images_nhwc: npt.NDArray[np.uint8], preprocess: Preprocess) -> npt.NDArray[np.float32]:
+    """Map (B, H, W, 3) uint8 to (B, 3, H, W) float32, bit for bit as torchvision's ToTensor and Normalize do."""
+    levels = np.arange(256, dtype=np.float32) / np.float32(255)
+    out = np.empty((len(images_nhwc), 3, *images_nhwc.shape[1:3]), np.float32)
+    for channel in range(3):
+        mean, std = np.float32(preprocess.mean[channel]), np.float32(preprocess.std[channel])
+        np.take((levels - mean) / std, images_nhwc[..., channel], out=out[:, channel])
+    return out
+
+
+def parse_preprocess(data: object) -> Preprocess:
+    """Validate a description read from a file.
+
+    Raises:
+        ConfigError: not a valid description.
+    """
+    try:
+        return Preprocess.model_validate(data)
+    except ValueError as error:
+        raise ConfigError(f"bad preprocessing: {str(error).splitlines()[-1].strip()}") from error

@@ -1,0 +1,33 @@
+"""The engines that execute ONNX files; each is imported when it is asked for."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+from nestforge.engines.base import Engine
+from nestforge.errors import EngineError, suggest_nearest
+
+# `import openvino` would report itself over the network; where this package is missing it uses its own silent stub.
+sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+
+ENGINES = {
+    "openvino": "nestforge.engines.openvino:OpenVINOEngine",
+    "onnxruntime": "nestforge.engines.onnxruntime:ONNXRuntimeEngine",
+}
+
+
+def get_engine(name: str) -> Engine:
+    """Return the engine called `name`.
+
+    Raises:
+        EngineError: unknown name, or its package is not installed.
+    """
+    if name not in ENGINES:
+        raise EngineError(f"unknown engine {name!r}{suggest_nearest(name, ENGINES)} (there are: {', '.join(ENGINES)})")
+    module_name, class_name = ENGINES[name].split(":")
+    try:
+        engine: Engine = getattr(importlib.import_module(module_name), class_name)()
+    except ImportError as error:
+        raise EngineError(f"engine {name} is not installed ({error}); run 'pip install {name}'") from error
+    return engine

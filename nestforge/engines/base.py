@@ -1,0 +1,94 @@
+"""What an inference engine is to the project: `Engine.open` gives a `Session`, `Session.run` gives logits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from nestforge.errors import EngineError
+
+Images = npt.NDArray[np.float32]  # (B, 3, H, W), normalised
+Logits = npt.NDArray[np.float32]  # (B, classes)
+Dtype = Literal["fp32", "bf16", "int8"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """How a model is opened. `threads` are shared by all `streams`, which run requests at the same time."""
+
+    batch: int = 1
+    height: int = 224
+    width: int = 224
+    dtype: Dtype = "fp32"
+    streams: int = 1
+    threads: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kernel:
+    """One executed layer as the engine reports it."""
+
+    name: str
+    layer_type: str  # the engine's own word, such as "Convolution"
+    precision: str  # of the execution, such as "u8" or "f32"
+    implementation: str = ""
+
+
+class Session(Protocol):
+    """A model opened for inference; `run` and `run_all` may be called from `settings.streams` threads at once."""
+
+    @property
+    def settings(self) -> Settings: ...
+
+    def run(self, images_nchw: Images) -> Logits:
+        """Return the logits (B, classes) of 1 to `settings.batch` images."""
+        ...
+
+    def run_all(self, images_nchw: Images) -> dict[str, npt.NDArray[np.float32]]:
+        """Return every graph output by name."""
+        ...
+
+    def list_kernels(self) -> list[Kernel]:
+        """Return what the engine says it executes, or nothing where it does not say."""
+        ...
+
+
+class Engine(Protocol):
+    """A way to execute ONNX files."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def version(self) -> str: ...
+
+    def supports(self, dtype: Dtype) -> bool:
+        """Tell whether this machine executes `dtype` natively."""
+        ...
+
+    def open(self, model: Path | bytes, settings: Settings) -> Session:
+        """Open an ONNX file or its bytes.
+
+        Raises:
+            EngineError: the engine cannot execute the model or the dtype here.
+        """
+        ...
+
+
+def run_padded(
+    images_nchw: Images, settings: Settings, infer: Callable[[Images], dict[str, npt.NDArray[np.float32]]]
+) -> dict[str, npt.NDArray[np.float32]]:
+    """Run 1 to B images through a session compiled for exactly B, and cut the outputs to the images given."""
+    count = len(images_nchw)
+    expected = (3, settings.height, settings.width)
+    if not 1 <= count <= settings.batch or images_nchw.shape[1:] != expected:
+        raise EngineError(f"session takes 1 to {settings.batch} images of {expected}, not {images_nchw.shape}")
+    if count < settings.batch:
+        padding = np.zeros((settings.batch - count, *expected), np.float32)
+        images_nchw = np.concatenate([images_nchw, padding])
+    return {name: value[:count] if value.ndim else value for name, value in infer(images_nchw).items()}

@@ -1,0 +1,89 @@
+"""OpenVINO on the CPU."""
+
+from __future__ import annotations
+
+import queue
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import openvino
+
+from nestforge.engines.base import Dtype, Images, Kernel, Logits, Session, Settings, run_padded
+from nestforge.errors import EngineError
+
+
+class OpenVINOEngine:
+    """Compiles the ONNX file for a fixed batch and image size; see `Engine`."""
+
+    name = "openvino"
+
+    def __init__(self) -> None:
+        self._core = openvino.Core()
+
+    @property
+    def version(self) -> str:
+        return str(openvino.__version__)
+
+    def supports(self, dtype: Dtype) -> bool:
+        return dtype != "bf16" or "BF16" in self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+    def open(self, model: Path | bytes, settings: Settings) -> Session:
+        if not self.supports(settings.dtype):
+            raise EngineError("this CPU has no bf16 instructions; build with dtype fp32 or int8")
+        try:
+            network = self._core.read_model(model if isinstance(model, bytes) else str(model))
+            network.reshape([settings.batch, 3, settings.height, settings.width])
+            # What an int8 graph leaves in float runs in float32: the answer then does not depend on the CPU.
+            options = {
+                "INFERENCE_PRECISION_HINT": "bf16" if settings.dtype == "bf16" else "f32",
+                "NUM_STREAMS": settings.streams,
+                "INFERENCE_NUM_THREADS": settings.threads,
+                "ENABLE_CPU_PINNING": False,
+            }
+            return _OpenVINOSession(self._core.compile_model(network, "CPU", options), settings)
+        except RuntimeError as error:
+            lines = [line for line in str(error).splitlines() if line.strip()]
+            raise EngineError(f"openvino cannot open the model: {lines[-1] if lines else error}") from error
+
+
+class _OpenVINOSession:
+    """A compiled model with one infer request a stream."""
+
+    def __init__(self, compiled: openvino.CompiledModel, settings: Settings) -> None:
+        self.settings = settings
+        self._compiled = compiled
+        self._names = [output.get_any_name() for output in compiled.outputs]
+        self._requests: queue.SimpleQueue[openvino.InferRequest] = queue.SimpleQueue()
+        for _ in range(settings.streams):
+            self._requests.put(compiled.create_infer_request())
+
+    def _infer(self, images_nchw: Images) -> dict[str, npt.NDArray[np.float32]]:
+        request = self._requests.get()
+        try:
+            results = request.infer([np.ascontiguousarray(images_nchw)], share_inputs=True)
+            return dict(zip(self._names, results.to_tuple(), strict=True))
+        except RuntimeError as error:
+            raise EngineError(f"openvino failed while running the model: {str(error).splitlines()[0]}") from error
+        finally:
+            self._requests.put(request)
+
+    def run(self, images_nchw: Images) -> Logits:
+        return self.run_all(images_nchw)[self._names[0]]
+
+    def run_all(self, images_nchw: Images) -> dict[str, npt.NDArray[np.float32]]:
+        return run_padded(images_nchw, self.settings, self._infer)
+
+    def list_kernels(self) -> list[Kernel]:
+        kernels = []
+        for node in self._compiled.get_runtime_model().get_ops():
+            info = node.get_rt_info()
+            kernels.append(
+                Kernel(
+                    name=node.get_friendly_name(),
+                    layer_type=info["layerType"].astype(str),
+                    precision=info["runtimePrecision"].astype(str),
+                    implementation=info["primitiveType"].astype(str),
+                )
+            )
+        return kernels

@@ -1,0 +1,44 @@
+"""The exceptions of nestforge.
+
+NestForgeError          base: one line, says what is wrong and what to do; the CLI exits with 2
+├── ConfigError         a build file or an option is wrong
+├── ModelError          a checkpoint, a variant or an ONNX graph cannot be used
+├── DataError           an image, a dataset or a label list cannot be used
+├── EngineError         an inference engine is missing or refuses a model
+└── ArtifactError       an artifact folder is missing, incomplete or changed
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class NestForgeError(Exception):
+    """A problem the user can solve; its text is one line and names the remedy."""
+
+
+class ConfigError(NestForgeError):
+    """A build file or an option is wrong."""
+
+
+class ModelError(NestForgeError):
+    """A checkpoint, a variant name or an ONNX graph cannot be used."""
+
+
+class DataError(NestForgeError):
+    """An image, a dataset or a label list cannot be used."""
+
+
+class EngineError(NestForgeError):
+    """An inference engine is missing or refuses a model."""
+
+
+class ArtifactError(NestForgeError):
+    """An artifact folder is missing, incomplete or changed."""
+
+
+def suggest_nearest(word: str, known: Iterable[str]) -> str:
+    """Return ``"; did you mean 'a' or 'b'?"`` for the known words nearest to `word`, or ``""``."""
+    near = difflib.get_close_matches(word, list(known), n=3, cutoff=0.5)
+    return f"; did you mean {' or '.join(repr(name) for name in near)}?" if near else ""

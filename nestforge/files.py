@@ -1,0 +1,107 @@
+"""Results appear whole or not at all: everything is written aside and then renamed."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from nestforge.errors import ArtifactError, NestForgeError
+
+
+@contextmanager
+def write_file_aside(path: Path) -> Iterator[Path]:
+    """Give a temporary path beside `path`; on leaving without an error it takes the place of `path`.
+
+    Raises:
+        NestForgeError: the folder is missing or not writable, or the disk is full.
+    """
+    if not path.parent.is_dir():
+        raise NestForgeError(f"no folder {path.parent}; create it or choose another output")
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with _explain_os_errors(path):
+            yield partial
+            partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def write_folder_aside(path: Path, *, overwrite: bool) -> Iterator[Path]:
+    """Give a temporary folder beside `path`; on leaving without an error it takes the place of `path`.
+
+    Raises:
+        ArtifactError: `path` exists and `overwrite` is off, or it is not an artifact.
+        NestForgeError: the parent is not writable, or the disk is full.
+    """
+    check_output_folder(path, overwrite=overwrite)
+    with _explain_os_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent))
+    try:
+        with _explain_os_errors(path):
+            yield partial
+            partial.chmod(0o755)
+            if path.exists():
+                old = partial.with_suffix(".old")
+                path.rename(old)
+                partial.rename(path)
+                shutil.rmtree(old)
+            else:
+                partial.rename(path)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def check_output_folder(path: Path, *, overwrite: bool) -> None:
+    """Refuse an output that exists; with `overwrite`, still refuse to remove what is not an artifact.
+
+    Raises:
+        ArtifactError: see above.
+    """
+    if not path.exists():
+        return
+    if not overwrite:
+        raise ArtifactError(f"output {path} exists; give --overwrite to replace it, or choose another folder")
+    if not path.is_dir() or (any(path.iterdir()) and not (path / "manifest.json").is_file()):
+        raise ArtifactError(f"output {path} is not an artifact; it is not overwritten: choose another folder")
+
+
+@contextmanager
+def _explain_os_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise NestForgeError(f"the disk is full while writing {path}; free some space and try again") from error
+        raise NestForgeError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def to_json(value: Any) -> Any:
+    """Turn a result into what JSON can hold; a dataclass field that is None stays as null."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return to_json(asdict(value))
+    if isinstance(value, dict):
+        return {key: to_json(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [to_json(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def write_json(value: Any, target: str) -> None:
+    """Write a result as JSON to a file, or to stdout for ``-``."""
+    text = json.dumps(to_json(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    if target == "-":
+        sys.stdout.write(text)
+        return
+    with write_file_aside(Path(target)) as partial:
+        partial.write_text(text, encoding="utf-8")

@@ -1,0 +1,198 @@
+"""Throughput and latency of artifacts: warm-up, steady state, and two artifacts interleaved in short rounds."""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from nestforge.compile.artifact import Artifact, open_artifact
+from nestforge.engines.base import Images, Session
+from nestforge.engines.machine import Machine, count_available_cores, read_machine
+from nestforge.errors import ConfigError
+from nestforge.measure.peak import Peak, measure_peak
+from nestforge.measure.statistics import compute_ratio_interval
+from nestforge.progress import Progress, silent
+
+WARM_UP_SECONDS = 1.0
+ROUNDS = 11
+
+
+@dataclass(frozen=True, kw_only=True)
+class Latency:
+    """Milliseconds from handing over a batch to having its logits."""
+
+    mean: float
+    p50: float
+    p90: float
+    p99: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class VersusBench:
+    """The other artifact, measured in turns with ours; `ratio` is the median of ours/theirs over rounds."""
+
+    artifact: Path
+    dtype: str
+    throughput_ips: float
+    latency_ms: Latency
+    ratio: float
+    low: float
+    high: float
+    rounds: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bench:
+    """Speed of an artifact.
+
+    `throughput_ips` is images a second, the median over rounds of images done by time passed. `peak_share` is
+    throughput x `macs` over the machine's measured peak for the dtype on the same threads; None where the peak
+    cannot be measured. `macs` are those of convolutions and matrix products for one image.
+    """
+
+    artifact: Path
+    engine: str
+    dtype: str
+    height: int
+    width: int
+    batch: int
+    streams: int
+    threads: int
+    seconds: float
+    requests: int
+    throughput_ips: float
+    latency_ms: Latency
+    macs: int
+    peak_share: float | None
+    peak: Peak | None
+    machine: Machine
+    vs: VersusBench | None = None
+
+
+def bench(
+    artifact: Path,
+    *,
+    batch: int = 1,
+    streams: int = 1,
+    threads: int | None = None,
+    seconds: float = 5.0,
+    vs: Path | None = None,
+    progress: Progress = silent,
+) -> Bench:
+    """Measure an artifact for `seconds`, in rounds, after a warm-up; with `vs`, both in turns for `seconds` each.
+
+    `threads` are shared by the streams and default to the cores this process may use (affinity, cgroup quota).
+
+    Raises:
+        ConfigError: a setting out of range.
+        ArtifactError, EngineError: the artifact cannot be opened so.
+    """
+    threads = count_available_cores() if threads is None else threads
+    for name, value in (("batch", batch), ("streams", streams), ("threads", threads)):
+        if not 1 <= value <= 4096:
+            raise ConfigError(f"{name} {value} is outside 1 to 4096")
+    if not 0.1 <= seconds <= 86_400:
+        raise ConfigError(f"seconds {seconds} is outside 0.1 to 86400")
+    artifacts = [open_artifact(path) for path in ([artifact] if vs is None else [artifact, vs])]
+    sessions = [opened.open_session(batch=batch, streams=streams, threads=threads) for opened in artifacts]
+    runs = [_Run(session) for session in sessions]
+    with progress("measuring", ROUNDS * len(runs) + len(runs)) as advance:
+        for run in runs:
+            run.spend(WARM_UP_SECONDS, record=False)
+            advance(1)
+        for turn in range(ROUNDS):
+            for run in runs if turn % 2 == 0 else reversed(runs):
+                run.spend(seconds / ROUNDS, record=True)
+                advance(1)
+    manifest = artifacts[0].manifest
+    peak = measure_peak(manifest.config.dtype, threads)
+    throughput = float(np.median(runs[0].throughputs))
+    return Bench(
+        artifact=artifact,
+        engine=manifest.config.engine,
+        dtype=manifest.config.dtype,
+        height=manifest.height,
+        width=manifest.width,
+        batch=batch,
+        streams=streams,
+        threads=threads,
+        seconds=seconds,
+        requests=len(runs[0].latencies_ms),
+        throughput_ips=throughput,
+        latency_ms=runs[0].summarize_latency(),
+        macs=manifest.kernel_macs,
+        peak_share=throughput * manifest.kernel_macs / peak.macs_per_second if peak else None,
+        peak=peak,
+        machine=read_machine(),
+        vs=_compare(runs, artifacts[1]) if len(artifacts) > 1 else None,
+    )
+
+
+def _compare(runs: list[_Run], other: Artifact) -> VersusBench:
+    ours, theirs = runs
+    ratio, low, high = compute_ratio_interval(ours.throughputs, theirs.throughputs)
+    return VersusBench(
+        artifact=other.folder,
+        dtype=other.manifest.config.dtype,
+        throughput_ips=float(np.median(theirs.throughputs)),
+        latency_ms=theirs.summarize_latency(),
+        ratio=ratio,
+        low=low,
+        high=high,
+        rounds=ROUNDS,
+    )
+
+
+class _Run:
+    """A session driven by one client thread a stream, and what was measured of it."""
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+        self.throughputs: list[float] = []  # images a second, one a round
+        self.latencies_ms: list[float] = []
+        settings = session.settings
+        rng = np.random.default_rng(0)
+        shape = (settings.batch, 3, settings.height, settings.width)
+        self._inputs = [rng.standard_normal(shape, np.float32) for _ in range(settings.streams)]
+
+    def spend(self, seconds: float, *, record: bool) -> None:
+        """Keep every stream busy for `seconds`; each finishes the request it has begun, and at least one."""
+        latencies_ms: list[float] = []
+        failures: list[BaseException] = []
+        begin = time.perf_counter()
+        clients = [
+            threading.Thread(target=self._serve, args=(images, begin + seconds, latencies_ms, failures))
+            for images in self._inputs
+        ]
+        for client in clients:
+            client.start()
+        for client in clients:
+            client.join()
+        elapsed = time.perf_counter() - begin
+        if failures:
+            raise failures[0]
+        if record:
+            self.throughputs.append(len(latencies_ms) * self.session.settings.batch / elapsed)
+            self.latencies_ms += latencies_ms
+
+    def _serve(
+        self, images_nchw: Images, deadline: float, latencies_ms: list[float], failures: list[BaseException]
+    ) -> None:
+        try:
+            while True:
+                begin = time.perf_counter()
+                self.session.run(images_nchw)
+                end = time.perf_counter()
+                latencies_ms.append((end - begin) * 1e3)
+                if end >= deadline:
+                    return
+        except Exception as error:  # carried to the thread that measures
+            failures.append(error)
+
+    def summarize_latency(self) -> Latency:
+        p50, p90, p99 = (float(value) for value in np.percentile(self.latencies_ms, [50, 90, 99]))
+        return Latency(mean=float(np.mean(self.latencies_ms)), p50=p50, p90=p90, p99=p99)

@@ -1,0 +1,40 @@
+"""How long work reports on itself: a `Progress` opens a task, and the task is advanced as steps are done."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+
+Advance = Callable[[int], None]
+Progress = Callable[[str, int | None], AbstractContextManager[Advance]]
+
+
+@contextmanager
+def silent(description: str, total: int | None) -> Iterator[Advance]:
+    """Report nothing; the default of every function."""
+    yield lambda steps: None
+
+
+@contextmanager
+def show_bars(description: str, total: int | None) -> Iterator[Advance]:
+    """Draw a bar on stderr while the task runs; the bar goes away with it."""
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
+        task = bars.add_task(description, total=total)
+        yield lambda steps: bars.advance(task, steps)
