@@ -5,7 +5,9 @@ Where pairs stand decides which kernels an engine runs:
 - the data input of every convolution and matrix product with constant weights;
 - both inputs of an addition that joins a convolution's output to another branch (a residual), so that the engine
   can fuse the sum into the convolution;
-- everything that reads such a value reads the quantized one, so that it is stored once, in 8 bits.
+- the output of a convolution with ReLU, so that the kernel writes 8 bits whoever reads them (split attention);
+- before a max pool or a reshape instead of after it, which is the same and moves a quarter of the bytes;
+- everything that reads such a value reads the quantized one, so that it is stored once.
 
 Activations: unsigned 8 bits over the calibrated range. Weights: signed, symmetric, per output channel or per tensor.
 Biases stay in float; engines add them to the 32-bit sums.
@@ -24,6 +26,7 @@ from nestforge.compile.calibrate import Range
 
 WEIGHT_MAX = 127
 _OUTPUT_AXIS = {"Conv": 0, "Gemm": 1, "MatMul": 1}  # of the weight; Gemm's is 0 when transB
+_MOVES = frozenset({"MaxPool", "Flatten", "Reshape", "Squeeze", "Identity"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,9 +46,14 @@ def find_activations(model: ir.Model) -> dict[str, ir.Value]:
             values = [node.inputs[0]]
         elif _is_residual(node):
             values = list(node.inputs)
+        elif _is_rectified_convolution(node):
+            values = [node.outputs[0]]
         else:
             continue
-        found |= {str(value.name): value for value in values if value is not None}
+        for value in values:
+            if value is not None:
+                source = _find_source(value)
+                found[str(source.name)] = source
     return found
 
 
@@ -114,8 +122,21 @@ def _is_residual(node: ir.Node) -> bool:
     return any(producer is not None and producer.op_type == "Conv" for producer in producers)
 
 
+def _is_rectified_convolution(node: ir.Node) -> bool:
+    producer = node.inputs[0].producer() if node.op_type == "Relu" and node.inputs[0] is not None else None
+    return producer is not None and producer.op_type == "Conv" and _is_weighted(producer)
+
+
+def _find_source(value: ir.Value) -> ir.Value:
+    """Return the value whose elements `value` moves or selects: quantizing that one instead changes nothing else."""
+    producer = value.producer()
+    while producer is not None and producer.op_type in _MOVES and producer.inputs[0] is not None:
+        value, producer = producer.inputs[0], producer.inputs[0].producer()
+    return value
+
+
 def _reads_quantized(node: ir.Node) -> bool:
-    producer = node.inputs[0].producer() if node.inputs[0] is not None else None
+    producer = _find_source(node.inputs[0]).producer() if node.inputs[0] is not None else None
     return producer is not None and producer.op_type == "DequantizeLinear"
 
 

@@ -1,0 +1,144 @@
+"""ECenterCrop and normalisation bit for bit; every PIL mode; what cannot be read is a DataError."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from nestforge.data.preprocess import (
+    CenterCrop,
+    ECenterCrop,
+    Preprocess,
+    Resize,
+    decode_image,
+    make_reference_preprocess,
+    normalize_images,
+    parse_preprocess,
+    read_image,
+)
+from nestforge.errors import ConfigError, DataError
+
+
+def crop_as_the_document(img: Image.Image, imgsize: int) -> np.ndarray:
+    """The document's ECenterCrop, word for word; its Resize is Pillow's resize to (size, size), bicubic."""
+    image_width, image_height = img.size
+    image_short = min(image_width, image_height)
+    crop_size = float(imgsize) / (imgsize + 32) * image_short
+    crop_height, crop_width = crop_size, crop_size
+    crop_top = int(round((image_height - crop_height) / 2.0))  # noqa: RUF046
+    crop_left = int(round((image_width - crop_width) / 2.0))  # noqa: RUF046
+    img = img.crop((crop_left, crop_top, crop_left + crop_width, crop_top + crop_height))
+    return np.asarray(img.resize((imgsize, imgsize), Image.Resampling.BICUBIC))
+
+
+SIZES = [(1, 1), (1, 2000), (2000, 1), (31, 32), (32, 31), (255, 257), (500, 375), (333, 500), (64, 64), (7, 1001)]
+
+
+@pytest.mark.parametrize("size", [224, 256, 320, 416, 56])
+@pytest.mark.parametrize("shape", SIZES, ids=str)
+def test_ecenter_crop_is_the_documents(shape: tuple[int, int], size: int) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (shape[1], shape[0], 3), np.uint8)
+    image = Image.fromarray(pixels)
+    assert np.array_equal(np.asarray(ECenterCrop(size=size).apply(image)), crop_as_the_document(image, size))
+
+
+def test_ecenter_crop_on_every_photograph(photos: Path) -> None:
+    paths = sorted(photos.rglob("*.jpg"))
+    assert len(paths) == 300
+    for index, path in enumerate(paths):
+        size = (224, 256, 320, 416)[index % 4]
+        with Image.open(path) as image:
+            expected = crop_as_the_document(image.convert("RGB"), size)
+        assert np.array_equal(read_image(path, make_reference_preprocess(size)), expected), path
+
+
+def test_normalize_equals_torch_bit_for_bit() -> None:
+    levels = np.arange(256, dtype=np.uint8)
+    images = np.stack([levels, levels[::-1], np.roll(levels, 7)], -1).reshape(1, 16, 16, 3)
+    preprocess = Preprocess(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+    tensor = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous().to(torch.float32).div(255)
+    mean, std = (torch.tensor(v, dtype=torch.float32).view(-1, 1, 1) for v in (preprocess.mean, preprocess.std))
+    assert np.array_equal(normalize_images(images, preprocess), tensor.sub_(mean).div_(std).numpy())
+
+
+def test_resize_short_side_and_squash() -> None:
+    image = Image.new("RGB", (400, 300))
+    assert Resize(size=150).apply(image).size == (200, 150)
+    assert Resize(size=(64, 32)).apply(image).size == (32, 64)
+    assert Resize(size=100).apply(Image.new("RGB", (300, 301))).size == (100, 100)
+    with pytest.raises(DataError, match="too large"):
+        Resize(size=8192).apply(Image.new("RGB", (1, 30_000)))
+
+
+def test_center_crop_pads_what_is_too_small() -> None:
+    pixels = np.asarray(CenterCrop(size=4).apply(Image.new("RGB", (2, 6), (9, 9, 9))))
+    assert pixels.shape == (4, 4, 3)
+    assert pixels[:, 1:3].min() == 9
+    assert pixels[:, [0, 3]].max() == 0
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK", "I;16", "RGB", "YCbCr"])
+def test_every_mode_becomes_rgb(mode: str, tmp_path: Path) -> None:
+    grey = np.tile(np.arange(0, 256, 8, dtype=np.uint8), (32, 1))
+    suffix = {"CMYK": "jpg", "YCbCr": "jpg"}.get(mode, "png")
+    path = tmp_path / f"x.{suffix}"
+    if mode == "I;16":
+        Image.fromarray(grey.astype(np.uint16) * 257).save(path)
+    else:
+        image = Image.fromarray(grey).convert("RGB")
+        (image.quantize(64, dither=Image.Dither.NONE) if mode == "P" else image.convert(mode)).save(path)
+    image = decode_image(path)
+    assert image.mode == "RGB"
+    pixels = np.asarray(image).astype(int)
+    if mode in ("L", "LA", "RGBA", "RGB", "P", "I;16"):
+        assert np.abs(pixels - grey[..., None]).max() <= (4 if mode == "P" else 0)
+    elif mode != "1":
+        assert np.abs(pixels - grey[..., None]).max() <= 12
+
+
+def test_exif_orientation_only_if_asked(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # rotated by 90 degrees
+    Image.new("RGB", (40, 20)).save(tmp_path / "x.jpg", exif=exif)
+    assert decode_image(tmp_path / "x.jpg").size == (40, 20)
+    assert decode_image(tmp_path / "x.jpg", exif_orientation=True).size == (20, 40)
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\xd8\xff\xe0 not a jpeg", b"plain text", b"\x89PNG\r\n\x1a\n"])
+def test_broken_files(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "x.jpg"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match="not a readable image"):
+        decode_image(path)
+
+
+def test_truncated_and_missing(tmp_path: Path) -> None:
+    path = tmp_path / "x.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)).save(path)
+    path.write_bytes(path.read_bytes()[:2000])
+    with pytest.raises(DataError):
+        decode_image(path)
+    with pytest.raises(DataError):
+        decode_image(tmp_path / "none.png")
+
+
+def test_hash_depends_on_everything_and_nothing_else() -> None:
+    base = make_reference_preprocess(224)
+    assert base.sha256 == Preprocess(ops=(ECenterCrop(size=224, interpolation="bicubic"),)).sha256
+    others = [
+        make_reference_preprocess(256),
+        base.model_copy(update={"mean": (0.5, 0.5, 0.5)}),
+        base.model_copy(update={"exif_orientation": True}),
+        Preprocess(ops=(ECenterCrop(size=224, interpolation="bilinear"),)),
+    ]
+    assert len({base.sha256, *(other.sha256 for other in others)}) == 5
+
+
+def test_bad_descriptions() -> None:
+    for data in ({"ops": [{"op": "rotate"}]}, {"std": [0, 1, 1]}, {"ops": [{"op": "resize", "size": 0}]}, 5):
+        with pytest.raises(ConfigError, match="bad preprocessing"):
+            parse_preprocess(data)
