@@ -50,7 +50,7 @@ class QuantizeSection(_Section):
     """How int8 is made."""
 
     mode: Literal["percentile", "max"] = "percentile"
-    percentile: Annotated[float, Field(gt=50, le=100)] = 99.99
+    percentile: Annotated[float, Field(gt=50, le=100)] = 99.999
     per_channel: bool = True
     # CPUs without an int8 dot product saturate sums of two products; auto asks this CPU
     saturation: Literal["auto", "avoid", "ignore"] = "auto"
