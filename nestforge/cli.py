@@ -16,6 +16,8 @@ from nestforge.progress import show_bars
 if TYPE_CHECKING:
     from rich.console import Console
 
+INTERRUPTED = 130
+
 app = typer.Typer(
     name="nestforge",
     help="From an image classifier's checkpoint to a measured int8 artifact for this machine's CPU.",
@@ -152,9 +154,10 @@ def main() -> None:
     except NestForgeError as error:
         print(f"nestforge: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        print("nestforge: interrupted; nothing was written", file=sys.stderr)
-        sys.exit(130)
+    except SystemExit as stop:
+        if stop.code == INTERRUPTED:  # typer turns Ctrl-C into this
+            print("nestforge: interrupted; nothing was written", file=sys.stderr)
+        raise
 
 
 def _deliver(result: Any, show: Callable[[Any, Console], None], json: str | None) -> None:

@@ -43,14 +43,15 @@ def predict(artifact: Path, images: Sequence[Path], *, top: int = 5, progress: P
         raise DataError("no image given; name one or more image files")
     if top < 1:
         raise DataError(f"top {top} is below 1; ask for at least one class")
-    predictions = []
+    found: dict[int, Prediction] = {}
     for item in classify_images(opened, images, top=top, progress=progress):
         if isinstance(item, Unreadable):
-            predictions.append(Prediction(image=images[item.index], top=(), error=item.reason))
+            found[item.index] = Prediction(image=images[item.index], top=(), error=item.reason)
             continue
         classes = zip(item.classes, item.probabilities, strict=True)
         rows = tuple(TopClass(index=i, label=opened.labels[i].name, probability=p) for i, p in classes)
-        predictions.append(Prediction(image=images[item.index], top=rows))
+        found[item.index] = Prediction(image=images[item.index], top=rows)
+    predictions = [found[index] for index in range(len(images))]
     if all(prediction.error for prediction in predictions):
         raise DataError(str(predictions[0].error))
     return predictions
