@@ -15,6 +15,8 @@ from typing import Any
 
 from nestforge.errors import ArtifactError, NestForgeError
 
+StrPath = str | Path  # what public functions take
+
 
 @contextmanager
 def write_file_aside(path: Path) -> Iterator[Path]:

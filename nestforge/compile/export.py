@@ -15,7 +15,7 @@ from nestforge.engines import get_engine
 from nestforge.engines.base import Images, Settings
 from nestforge.engines.machine import count_available_cores
 from nestforge.errors import ModelError
-from nestforge.files import write_file_aside
+from nestforge.files import StrPath, write_file_aside
 from nestforge.networks.checkpoint import fetch_checkpoint, hash_file, read_checkpoint
 from nestforge.networks.layers import (
     Weights,
@@ -89,9 +89,9 @@ def resolve_weights(
 def export(
     model: str,
     *,
-    weights: Path | None = None,
+    weights: StrPath | None = None,
     size: int | None = None,
-    output: Path | None = None,
+    output: StrPath | None = None,
     seed: int | None = None,
     progress: Progress = silent,
 ) -> ExportResult:
@@ -111,8 +111,10 @@ def export(
     size = variant.image_size if size is None else size
     if not 32 <= size <= 4096:
         raise ModelError(f"size {size} is outside 32 to 4096 pixels")
-    resolved = resolve_weights(variant, weights=weights, seed=seed, progress=progress)
-    path = output if output is not None else Path(f"{model}.onnx")
+    resolved = resolve_weights(
+        variant, weights=None if weights is None else Path(weights), seed=seed, progress=progress
+    )
+    path = Path(f"{model}.onnx" if output is None else output)
     with write_file_aside(path) as partial:
         partial.write_bytes(serialize(build_graph(variant, resolved.weights)))
         checks = check_parity(partial, variant, resolved.weights, size=size, progress=progress)
