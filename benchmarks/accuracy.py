@@ -39,6 +39,7 @@ PEERS: dict[str, Quantizer] = {
     "NNCF, ONNX backend": quantize_with_nncf,
     "ONNX Runtime, min-max": quantize_with_onnxruntime,
     "ONNX Runtime, percentile": partial(quantize_with_onnxruntime, method="Percentile"),
+    "ONNX Runtime, min-max, reduce_range": partial(quantize_with_onnxruntime, reduce_range=True),
 }
 
 

@@ -32,8 +32,10 @@ def quantize_with_nncf_openvino(source: Path, samples: Samples, target: Path) ->
     return target
 
 
-def quantize_with_onnxruntime(source: Path, samples: Samples, target: Path, *, method: str = "MinMax") -> Path:
-    """ONNX Runtime's static quantizer: QDQ, per-channel weights, u8 activations."""
+def quantize_with_onnxruntime(
+    source: Path, samples: Samples, target: Path, *, method: str = "MinMax", reduce_range: bool = False
+) -> Path:
+    """ONNX Runtime's static quantizer: QDQ, per-channel weights, u8 activations; 7-bit weights with `reduce_range`."""
     from onnxruntime.quantization import (
         CalibrationDataReader,
         CalibrationMethod,
@@ -58,5 +60,6 @@ def quantize_with_onnxruntime(source: Path, samples: Samples, target: Path, *, m
         activation_type=QuantType.QUInt8,
         weight_type=QuantType.QInt8,
         calibrate_method=CalibrationMethod[method],
+        reduce_range=reduce_range,
     )
     return target

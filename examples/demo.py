@@ -33,7 +33,7 @@ NETWORKS = {  # name -> build file, dtypes
     "resnest50": (Path("configs/resnest50_seeded_int8.yaml"), ("fp32", "int8")),
 }
 NEXT = """Next:
-  nestforge predict demo/artifacts/fashion-int8 demo/data/test/sneaker/*.png --top 2
+  nestforge predict demo/artifacts/fashion-int8 demo/data/test/sneaker/00009.png --top 2
   nestforge evaluate demo/artifacts/fashion-int8 demo/data/test --vs demo/artifacts/fashion-fp32
   nestforge bench demo/artifacts/resnest50-int8 --batch 8 --vs demo/artifacts/resnest50-fp32
 (run 'source .venv/bin/activate' first)"""

@@ -45,7 +45,7 @@ from nestforge.networks.zoo import get_variant
 from nestforge.progress import Progress, silent
 
 PARITY_IMAGES = 64
-CALIBRATION_BATCH = 4
+CALIBRATION_BATCH = 1
 _WEIGHTED_TYPES = ("Convolution", "FullyConnected", "MatMul")
 _INT8_PRECISIONS = ("u8", "i8")
 
