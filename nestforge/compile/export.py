@@ -176,9 +176,13 @@ def check_parity(
 
 
 def make_probe_images(side: int) -> Images:
-    """Return (5, 3, side, side): noise, black and white as normalised, a checkerboard, and noise 50 times as strong."""
+    """Return (5, 3, side, side): noise; black, white and a checkerboard as normalised; noise beyond any image's range.
+
+    The last reaches twice as far as real images do. Much stronger noise drives the attention of a deep network into
+    ties, where float32 itself, torch's too, is no longer a reference.
+    """
     rng = np.random.default_rng(side)
     noise = rng.standard_normal((2, 3, side, side), np.float32)
     board = np.indices((3, side, side)).sum(0) % 2 * np.float32(4.8) - np.float32(2.1)
     flat = np.ones((3, side, side), np.float32)
-    return np.stack([noise[0], -2.12 * flat, 2.64 * flat, board, 50 * noise[1]]).astype(np.float32)
+    return np.stack([noise[0], -2.12 * flat, 2.64 * flat, board, 4 * noise[1]]).astype(np.float32)

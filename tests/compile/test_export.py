@@ -77,4 +77,4 @@ def test_probes_hold_random_and_extreme_images() -> None:
     assert images.dtype == np.float32
     assert images[1].max() < -2
     assert images[2].min() > 2
-    assert np.abs(images[4]).max() > 100
+    assert np.abs(images[4]).max() > 10
