@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 from nestforge.networks.catalog import models
 from nestforge.networks.layers import (
@@ -93,15 +94,33 @@ def test_torch_module_has_these_tensors(name: str) -> None:
     assert {key: tuple(value.shape) for key, value in state.items()} == expected_shapes(get_variant(name))
 
 
-def test_seeded_weights_are_reproducible_and_plausible() -> None:
+def test_seeded_weights_are_reproducible() -> None:
     variant = get_variant("resnest14_slim")
     first, again, other = (make_seeded_weights(variant, seed) for seed in (1, 1, 2))
     assert all(np.array_equal(first[name], again[name]) for name in first)
     assert not np.array_equal(first["fc.weight"], other["fc.weight"])
-    for name, value in first.items():
-        if name.endswith("running_var"):
-            assert value.min() > 0.5
-            assert value.max() < 2
+
+
+def test_seeded_batch_norms_expect_what_they_see() -> None:
+    """What a batch norm reads has the size that it stores, in the first block as in the last."""
+    variant = get_variant("resnest101")
+    module = ResNeSt(variant).eval()
+    state = {name: torch.from_numpy(value) for name, value in make_seeded_weights(variant, 0).items()}
+    module.load_state_dict(state, strict=False)
+    ratios = []
+
+    def compare(norm: torch.nn.Module, inputs: tuple[torch.Tensor]) -> None:
+        if inputs[0].shape[2] > 1:  # not inside the attention, where a channel is a constant
+            ratios.append(float(inputs[0].square().mean() / norm.running_var.mean()))
+
+    for norm in module.modules():
+        if isinstance(norm, torch.nn.BatchNorm2d):
+            norm.register_forward_pre_hook(compare)
+    with torch.inference_mode():
+        logits = module(torch.randn(2, 3, 96, 96, generator=torch.Generator().manual_seed(0)))
+    assert len(ratios) > 100
+    assert 1 / 6 < min(ratios) < max(ratios) < 6
+    assert 0.1 < float(logits.std()) < 50
 
 
 def test_models_lists_every_variant_with_computed_columns() -> None:
