@@ -9,7 +9,7 @@ from pathlib import Path
 import onnx
 import onnx_ir as ir
 from onnx import version_converter
-from onnx_ir.passes.common import LiftConstantsToInitializersPass
+from onnx_ir.passes.common import LiftConstantsToInitializersPass, NameFixPass
 
 from nestforge.errors import ModelError
 
@@ -31,7 +31,7 @@ class ImageClassifier:
 
 
 def read_onnx(path: Path) -> ir.Model:
-    """Read an ONNX file, with constants as initializers and an opset of at least 13.
+    """Read an ONNX file, with constants as initializers, an opset of at least 13, and a unique name for every node.
 
     Raises:
         ModelError: missing, too large, not ONNX, or with data in other files.
@@ -55,6 +55,7 @@ def read_onnx(path: Path) -> ir.Model:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ModelError(f"{path} is not a valid ONNX model ({reason}); export it again") from error
     LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+    NameFixPass()(model)
     return model
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
 from nestforge.compile.artifact import inspect, open_artifact
@@ -104,6 +105,44 @@ def test_bf16_where_the_cpu_has_it(slim_config: Config, tmp_path: Path) -> None:
             build_with(slim_config, tmp_path / "a", dtype="bf16")
     with pytest.raises(ConfigError, match="has no bf16"):
         build_with(slim_config, tmp_path / "a", dtype="bf16", engine="onnxruntime")
+
+
+FOREIGN = """<ir_version: 9, opset_import: ["" : 17]> foreign (float[n,3,h,w] x) => (float[n,5] y)
+    <float[8,3,3,3] w1, float[8,1,3,3] w2, float[8,5] w3, float[5] b = {1,2,3,4,5}>
+    {
+        low = Constant<value = float {0}>()
+        high = Constant<value = float {6}>()
+        a = Conv<pads = [1,1,1,1]>(x, w1)
+        c = Clip(a, low, high)
+        d = Conv<pads = [1,1,1,1], group = 8>(c, w2)
+        e = Relu(d)
+        f = Conv<pads = [1,1,1,1], group = 8>(e, w2)
+        g = Add(f, e)
+        p = GlobalAveragePool(g)
+        l = Flatten(p)
+        m = MatMul(l, w3)
+        y = Add(m, b)
+    }"""
+
+
+@pytest.mark.parametrize("engine", ["openvino", "onnxruntime"])
+def test_foreign_network(engine: str, slim_config: Config, tmp_path: Path) -> None:
+    """Nodes without names, weights read twice, depthwise, Clip, MatMul with a bias: nothing here is ours."""
+    proto = onnx.parser.parse_model(FOREIGN)
+    rng = np.random.default_rng(0)
+    for name, shape in (("w1", (8, 3, 3, 3)), ("w2", (8, 1, 3, 3)), ("w3", (8, 5))):
+        weight = rng.standard_normal(shape).astype(np.float32) * 0.3
+        proto.graph.initializer.append(onnx.numpy_helper.from_array(weight, name))
+        for value in [value for value in proto.graph.input if value.name == name]:
+            proto.graph.input.remove(value)
+    onnx.save(proto, tmp_path / "foreign.onnx")
+    config = {key: value for key, value in slim_config.items() if key != "labels"}
+    changes = {"model": {"onnx": str(tmp_path / "foreign.onnx")}, "engine": engine}
+    manifest = build_with(config, tmp_path / engine, **changes)
+    assert manifest["quantization"]["weighted_layers"] == 4
+    assert manifest["quantization"]["float_weighted_layers"] == []
+    assert manifest["classes"] == 5
+    assert manifest["parity"]["cosine"] > 0.99
 
 
 @pytest.mark.parametrize("engine", ["openvino", "onnxruntime"])
