@@ -11,7 +11,8 @@ NestForgeError          base: one line, says what is wrong and what to do; the C
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import sys
+from collections.abc import Callable, Iterable
 
 
 class NestForgeError(Exception):
@@ -42,3 +43,15 @@ def suggest_nearest(word: str, known: Iterable[str]) -> str:
     """Return ``"; did you mean 'a' or 'b'?"`` for the known words nearest to `word`, or ``""``."""
     near = difflib.get_close_matches(word, list(known), n=3, cutoff=0.5)
     return f"; did you mean {' or '.join(repr(name) for name in near)}?" if near else ""
+
+
+def run_command(command: Callable[[], object], *, name: str) -> None:
+    """Run a command line called `name`; a `NestForgeError` is one line on stderr and exit code 2."""
+    try:
+        command()
+    except NestForgeError as error:
+        print(f"{name}: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print(f"{name}: interrupted; nothing was written", file=sys.stderr)
+        sys.exit(130)

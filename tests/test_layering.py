@@ -10,7 +10,20 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "nestforge"
-ROOMS = ("errors", "progress", "files", "networks", "data", "config", "engines", "compile", "measure", "tables", "cli")
+ROOMS = (
+    "errors",
+    "progress",
+    "files",
+    "networks",
+    "data",
+    "config",
+    "engines",
+    "compile",
+    "measure",
+    "tables",
+    "vendor",
+    "cli",
+)
 HEAVY = {"torch": {"networks/resnest.py", "engines/torch.py", "networks/checkpoint.py"}, "nncf": set(), "ray": set()}
 
 
