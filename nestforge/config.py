@@ -173,7 +173,8 @@ def tuples_from_lists(value: Any) -> Any:
 
 def explain_invalid(error: ValidationError, root: type[BaseModel]) -> str:
     """Say in one line what is wrong first; `root` is the model that was validated."""
-    first = error.errors()[0]
+    errors = error.errors()  # a misspelt key is unknown and also missing: the first says more
+    first = next((entry for entry in errors if entry["type"] == "extra_forbidden"), errors[0])
     where = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
         known = _known_keys(first["loc"][:-1], root)
