@@ -141,14 +141,14 @@ def hash_list(files: Sequence[Path]) -> str:
 
 def write_npz(path: Path, key: str, array: npt.NDArray[Any]) -> None:
     """Write one array; the file is there when it is complete."""
-    contiguous = np.ascontiguousarray(array)
+    contiguous = np.asarray(array, order="C")
     with (
         write_file_aside(path) as partial,
         zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as archive,
         archive.open(zipfile.ZipInfo(f"{key}.npy", _WRITTEN_AT), "w", force_zip64=True) as member,
     ):
         np.lib.format.write_array_header_1_0(member, np.lib.format.header_data_from_array_1_0(contiguous))
-        member.write(contiguous.data.cast("B"))
+        member.write(contiguous.reshape(-1).view(np.uint8).data)
 
 
 def read_image_npz(path: Path) -> npt.NDArray[np.uint8]:

@@ -170,20 +170,8 @@ VALUES = st.recursive(
     max_leaves=10,
 )
 PLACES = [
-    "name",
-    "frontend",
-    "frontend.shape",
-    "frontend.checkpoint",
-    "backend",
-    "backend.dtype",
-    "backend.quantize",
-    "graph",
-    "graph.extra_ops",
-    "dataset",
-    "dataset.path",
-    "dataset.sampler",
-    "dataset.process_ops",
-    "workspace",
+    *("name", "frontend", "frontend.shape", "frontend.checkpoint", "backend", "backend.dtype", "backend.quantize"),
+    *("graph", "graph.extra_ops", "dataset", "dataset.path", "dataset.sampler", "dataset.process_ops", "workspace"),
 ]
 
 
