@@ -97,11 +97,13 @@ def list_changes(published: Preprocess, side: int) -> Iterator[tuple[str, Read]]
     yield "crop: ECenterCrop, S/(S+32)", change(ops=(ECenterCrop(size=side),))
     yield "interpolation: Pillow bilinear", change(ops=(Resize(size=zoom), crop))
     yield "interpolation: OpenCV bilinear, no antialiasing", follow_without_antialiasing(zoom, side, published)
-    yield "the vendor's file: squash to 328/224, OpenCV bilinear", follow_without_antialiasing((vendor, vendor), side, published)  # fmt: skip
+    squash = follow_without_antialiasing((vendor, vendor), side, published)
+    yield "the vendor's file: squash to 328/224, OpenCV bilinear", squash
     yield "normalisation: mean and std 0.5", change(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
     yield "normalisation: ImageNet's mean and std", change(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
     yield "normalisation: divided by 255 only", change(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
-    yield "normalisation: not divided by 255", change(std=tuple(value / 255 for value in published.std), mean=tuple(value / 255 for value in published.mean))  # fmt: skip
+    mean, std = (tuple(value / 255 for value in values) for values in (published.mean, published.std))
+    yield "normalisation: not divided by 255", change(mean=mean, std=std)
     yield "channels: BGR for RGB", change(channels="bgr")
 
 
@@ -153,9 +155,12 @@ def show(rows: list[Row]) -> None:
     print("| change | top-1 (95%) | difference, paired (95%) | McNemar p | answers changed |\n|---|---|---|---|---|")
     for row in rows:
         paired = row.paired
-        difference = "-" if paired is None else f"{100 * paired.difference:+.2f} pp ({100 * paired.low:+.2f} to {100 * paired.high:+.2f})"  # fmt: skip
-        p = "-" if paired is None else f"{paired.mcnemar_p:.2g}"
-        print(f"| {row.change} | {row.top1:.2%} ({row.low:.2%} to {row.high:.2%}) | {difference} | {p} | {row.answers_changed} |")  # fmt: skip
+        difference, p = "-", "-"
+        if paired is not None:
+            low, high = f"{100 * paired.low:+.2f}", f"{100 * paired.high:+.2f}"
+            difference, p = f"{100 * paired.difference:+.2f} pp ({low} to {high})", f"{paired.mcnemar_p:.2g}"
+        top1 = f"{row.top1:.2%} ({row.low:.2%} to {row.high:.2%})"
+        print(f"| {row.change} | {top1} | {difference} | {p} | {row.answers_changed} |")
 
 
 def main() -> None:
