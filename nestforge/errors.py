@@ -45,13 +45,17 @@ def suggest_nearest(word: str, known: Iterable[str]) -> str:
     return f"; did you mean {' or '.join(repr(name) for name in near)}?" if near else ""
 
 
-def run_command(command: Callable[[], object], *, name: str) -> None:
-    """Run a command line called `name`; a `NestForgeError` is one line on stderr and exit code 2."""
+def run_command(command: Callable[[], object], *, name: str, resumes: bool = False) -> None:
+    """Run a command line called `name`; a `NestForgeError` is one line on stderr and exit code 2.
+
+    `resumes` says of a command that what it has written so far is kept and not written again.
+    """
     try:
         command()
     except NestForgeError as error:
         print(f"{name}: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        print(f"{name}: interrupted; nothing was written", file=sys.stderr)
+        outcome = "run it again to go on" if resumes else "nothing was written"
+        print(f"{name}: interrupted; {outcome}", file=sys.stderr)
         sys.exit(130)

@@ -24,7 +24,12 @@ ROOMS = (
     "vendor",
     "cli",
 )
-HEAVY = {"torch": {"networks/resnest.py", "engines/torch.py", "networks/checkpoint.py"}, "nncf": set(), "ray": set()}
+HEAVY = {
+    "torch": {"networks/resnest.py", "engines/torch.py", "networks/checkpoint.py"},
+    "nncf": set(),
+    "ray": set(),
+    "cv2": set(),
+}
 
 
 def list_imports(path: Path) -> list[str]:

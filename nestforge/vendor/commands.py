@@ -232,7 +232,7 @@ def official_export() -> None:
 
 def image2npz() -> None:
     """Run ``image2npz.py``."""
-    run_command(converter, name="image2npz")
+    run_command(converter, name="image2npz", resumes=True)
 
 
 def vamc() -> None:
@@ -242,7 +242,7 @@ def vamc() -> None:
 
 def vamp() -> None:
     """Run ``vamp``."""
-    run_command(runner, name="vamp")
+    run_command(runner, name="vamp", resumes=True)
 
 
 def vamp_eval() -> None:
