@@ -1,6 +1,6 @@
 """What wrong preprocessing costs in top-1: one float32 artifact, the same images, one thing changed at a time.
 
-    python benchmarks/preprocessing.py ARTIFACT DATASET [--json FILE]
+    python benchmarks/preprocessing.py ARTIFACT DATASET [--limit N] [--json FILE]
 
 The artifact's own preprocessing is the reference; every row is paired with it, image by image. The table in
 docs/preprocessing.md is this script's output.
@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nestforge.compile.artifact import Artifact, open_artifact
-from nestforge.data.imagefolder import list_images, match_classes
+from nestforge.data.imagefolder import choose_balanced, list_images, match_classes
 from nestforge.data.loader import Unreadable, batch_in_order
 from nestforge.data.preprocess import (
     CenterCrop,
@@ -121,15 +121,17 @@ def answer(artifact: Artifact, paths: tuple[Path, ...], read: Read, name: str) -
     return answers
 
 
-def measure(artifact: Artifact, dataset: Path) -> list[Row]:
-    """Measure the reference and every change on all images of labelled folders."""
+def measure(artifact: Artifact, dataset: Path, limit: int | None) -> list[Row]:
+    """Measure the reference and every change on labelled folders; `limit` takes that many, evenly over classes."""
     folder = list_images(dataset)
-    truth = np.array(match_classes(folder, artifact.labels))
+    truth_of = dict(zip(folder.paths, match_classes(folder, artifact.labels), strict=True))
+    paths = folder.paths if limit is None else tuple(sorted(choose_balanced(folder, limit, seed=0)))
+    truth = np.array([truth_of[path] for path in paths])
     published = artifact.manifest.preprocess
-    reference = answer(artifact, folder.paths, follow(published), "as published")
+    reference = answer(artifact, paths, follow(published), "as published")
     rows = [_make_row("as published", reference, reference, truth)]
     for name, read in list_changes(published, artifact.manifest.height):
-        rows.append(_make_row(name, answer(artifact, folder.paths, read, name), reference, truth))
+        rows.append(_make_row(name, answer(artifact, paths, read, name), reference, truth))
     return rows
 
 
@@ -167,9 +169,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("artifact", type=Path)
     parser.add_argument("dataset", type=Path)
+    parser.add_argument("--limit", type=int)
     parser.add_argument("--json", metavar="FILE")
     arguments = parser.parse_args()
-    rows = measure(open_artifact(arguments.artifact), arguments.dataset)
+    rows = measure(open_artifact(arguments.artifact), arguments.dataset, arguments.limit)
     show(rows)
     if arguments.json:
         write_json(rows, arguments.json)
