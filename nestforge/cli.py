@@ -16,6 +16,7 @@ from nestforge.progress import show_bars
 if TYPE_CHECKING:
     from rich.console import Console
 
+
 app = typer.Typer(
     name="nestforge",
     help="From an image classifier's checkpoint to a measured int8 artifact for this machine's CPU.",

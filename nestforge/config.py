@@ -52,7 +52,7 @@ class QuantizeSection(_Section):
     """How int8 is made."""
 
     mode: Literal["percentile", "max", "kl_divergence", "mse"] = "percentile"
-    percentile: Annotated[float, Field(gt=50, le=100)] = 99.99
+    percentile: Annotated[float, Field(gt=50, le=100)] = 99.999
     per_channel: bool = True
     skip_convolutions: tuple[Annotated[int, Field(ge=0)], ...] = ()  # left in float; indices in graph order
     # CPUs without an int8 dot product saturate sums of two products; auto asks this CPU

@@ -14,6 +14,8 @@ import difflib
 import sys
 from collections.abc import Callable, Iterable
 
+INTERRUPTED = 130
+
 
 class NestForgeError(Exception):
     """A problem the user can solve; its text is one line and names the remedy."""
@@ -55,7 +57,8 @@ def run_command(command: Callable[[], object], *, name: str, resumes: bool = Fal
     except NestForgeError as error:
         print(f"{name}: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        outcome = "run it again to go on" if resumes else "nothing was written"
-        print(f"{name}: interrupted; {outcome}", file=sys.stderr)
-        sys.exit(130)
+    except SystemExit as stop:
+        if stop.code == INTERRUPTED:  # typer turns Ctrl-C into this
+            outcome = "run it again to go on" if resumes else "nothing was written"
+            print(f"{name}: interrupted; {outcome}", file=sys.stderr)
+        raise

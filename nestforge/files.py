@@ -10,11 +10,12 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
 
 from nestforge.errors import ArtifactError, NestForgeError
+
+StrPath = str | Path  # what public functions take
 
 
 @contextmanager
@@ -86,20 +87,11 @@ def _explain_os_errors(path: Path) -> Iterator[None]:
         raise NestForgeError(f"cannot write {path}: {error.strerror or error}") from error
 
 
-def to_json(value: Any) -> Any:
-    """Turn a result into what JSON can hold; a dataclass field that is None stays as null."""
-    if is_dataclass(value) and not isinstance(value, type):
-        return to_json(asdict(value))
-    if isinstance(value, dict):
-        return {key: to_json(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [to_json(item) for item in value]
-    return str(value) if isinstance(value, Path) else value
-
-
 def write_json(value: Any, target: str) -> None:
-    """Write a result as JSON to a file, or to stdout for ``-``."""
-    text = json.dumps(to_json(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    """Write a result (dataclasses, models, paths) as JSON to a file, or to stdout for ``-``."""
+    from pydantic_core import to_jsonable_python
+
+    text = json.dumps(to_jsonable_python(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     if target == "-":
         sys.stdout.write(text)
         return

@@ -17,7 +17,7 @@ def silent(description: str, total: int | None) -> Iterator[Advance]:
 
 @contextmanager
 def show_bars(description: str, total: int | None) -> Iterator[Advance]:
-    """Draw a bar on stderr while the task runs; the bar goes away with it."""
+    """Draw a bar on stderr, if that is a terminal, while the task runs; the bar goes away with it."""
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -35,6 +35,7 @@ def show_bars(description: str, total: int | None) -> Iterator[Advance]:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
         task = bars.add_task(description, total=total)
         yield lambda steps: bars.advance(task, steps)

@@ -32,7 +32,9 @@ def format_latency(latency: Latency) -> str:
 
 def make_pairs_table(title: str, rows: Iterable[tuple[str, str]]) -> Table:
     """Make a table of names and values."""
-    table = Table(title=escape(title), title_justify="left", show_header=False, box=None, pad_edge=False)
+    table = Table(
+        title=escape(title), title_justify="left", show_header=False, box=None, pad_edge=False, min_width=len(title)
+    )
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
     for name, value in rows:
@@ -42,7 +44,9 @@ def make_pairs_table(title: str, rows: Iterable[tuple[str, str]]) -> Table:
 
 def make_grid(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
     """Make a table with a header; all columns but the first are aligned to the right."""
-    table = Table(title=escape(title), title_justify="left", header_style="bold", box=None, pad_edge=False)
+    table = Table(
+        title=escape(title), title_justify="left", header_style="bold", box=None, pad_edge=False, min_width=len(title)
+    )
     for index, column in enumerate(columns):
         table.add_column(column, justify="right" if index else "left", no_wrap=index == 0)
     for row in rows:

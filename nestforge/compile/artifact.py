@@ -16,6 +16,7 @@ from nestforge.engines import get_engine
 from nestforge.engines.base import Session, Settings
 from nestforge.engines.machine import count_available_cores
 from nestforge.errors import ArtifactError, EngineError
+from nestforge.files import StrPath
 from nestforge.networks.checkpoint import hash_file
 
 MODEL_FILE, LABELS_FILE, MANIFEST_FILE = "model.onnx", "labels.txt", "manifest.json"
@@ -119,12 +120,13 @@ class Artifact:
         return self.manifest.fixed_batch or batch
 
 
-def open_artifact(folder: Path) -> Artifact:
+def open_artifact(folder: StrPath) -> Artifact:
     """Open an artifact and check every file against its hash.
 
     Raises:
         ArtifactError: no artifact, a damaged manifest, or files that do not match it.
     """
+    folder = Path(folder)
     path = folder / MANIFEST_FILE
     if not path.is_file():
         raise ArtifactError(f"{folder} is no artifact: it has no {MANIFEST_FILE}; make one with 'nestforge build'")
@@ -156,7 +158,7 @@ def record_file(path: Path) -> FileRecord:
     return FileRecord(sha256=hash_file(path), size_bytes=path.stat().st_size)
 
 
-def inspect(artifact: Path) -> dict[str, Any]:
+def inspect(artifact: StrPath) -> dict[str, Any]:
     """Return the manifest of an artifact whose files were checked, as JSON values.
 
     Raises:

@@ -46,13 +46,13 @@ from nestforge.engines import get_engine
 from nestforge.engines.base import Engine, Images, Kernel, Session, Settings
 from nestforge.engines.machine import count_available_cores, read_machine
 from nestforge.errors import ConfigError, DataError, ModelError
-from nestforge.files import check_output_folder, write_folder_aside
+from nestforge.files import StrPath, check_output_folder, write_folder_aside
 from nestforge.networks.graph import build_graph
 from nestforge.networks.zoo import get_variant
 from nestforge.progress import Progress, silent
 
 PARITY_IMAGES = 64
-CALIBRATION_BATCH = 4
+CALIBRATION_BATCH = 1
 _WEIGHTED_TYPES = ("Convolution", "FullyConnected", "MatMul")
 _INT8_PRECISIONS = ("u8", "i8")
 
@@ -83,7 +83,7 @@ class _Source:
 
 
 def build(
-    config: Path | BuildConfig,
+    config: StrPath | BuildConfig,
     *,
     overrides: Iterable[str] = (),
     overwrite: bool = False,
@@ -98,7 +98,7 @@ def build(
         NestForgeError: anything wrong with config, model, data, engine or output; nothing is left behind.
     """
     begin = time.perf_counter()
-    resolved = read_config(config, overrides) if isinstance(config, Path) else config
+    resolved = config if isinstance(config, BuildConfig) else read_config(Path(config), overrides)
     output = Path(resolved.output)
     check_output_folder(output, overwrite=overwrite)
     engine = get_engine(resolved.engine)

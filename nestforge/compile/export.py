@@ -15,7 +15,7 @@ from nestforge.engines import get_engine
 from nestforge.engines.base import Images, Settings
 from nestforge.engines.machine import count_available_cores
 from nestforge.errors import ModelError
-from nestforge.files import write_file_aside
+from nestforge.files import StrPath, write_file_aside
 from nestforge.networks.checkpoint import fetch_checkpoint, hash_file, read_checkpoint
 from nestforge.networks.layers import (
     Weights,
@@ -89,9 +89,9 @@ def resolve_weights(
 def export(
     model: str,
     *,
-    weights: Path | None = None,
+    weights: StrPath | None = None,
     size: int | None = None,
-    output: Path | None = None,
+    output: StrPath | None = None,
     seed: int | None = None,
     progress: Progress = silent,
 ) -> ExportResult:
@@ -111,8 +111,10 @@ def export(
     size = variant.image_size if size is None else size
     if not 32 <= size <= 4096:
         raise ModelError(f"size {size} is outside 32 to 4096 pixels")
-    resolved = resolve_weights(variant, weights=weights, seed=seed, progress=progress)
-    path = output if output is not None else Path(f"{model}.onnx")
+    resolved = resolve_weights(
+        variant, weights=None if weights is None else Path(weights), seed=seed, progress=progress
+    )
+    path = Path(f"{model}.onnx" if output is None else output)
     with write_file_aside(path) as partial:
         partial.write_bytes(serialize(build_graph(variant, resolved.weights)))
         checks = check_parity(partial, variant, resolved.weights, size=size, progress=progress)
@@ -174,9 +176,13 @@ def check_parity(
 
 
 def make_probe_images(side: int) -> Images:
-    """Return (5, 3, side, side): noise, black and white as normalised, a checkerboard, and noise 50 times as strong."""
+    """Return (5, 3, side, side): noise; black, white and a checkerboard as normalised; noise beyond any image's range.
+
+    The last reaches twice as far as real images do. Much stronger noise drives the attention of a deep network into
+    ties, where float32 itself, torch's too, is no longer a reference.
+    """
     rng = np.random.default_rng(side)
     noise = rng.standard_normal((2, 3, side, side), np.float32)
     board = np.indices((3, side, side)).sum(0) % 2 * np.float32(4.8) - np.float32(2.1)
     flat = np.ones((3, side, side), np.float32)
-    return np.stack([noise[0], -2.12 * flat, 2.64 * flat, board, 50 * noise[1]]).astype(np.float32)
+    return np.stack([noise[0], -2.12 * flat, 2.64 * flat, board, 4 * noise[1]]).astype(np.float32)

@@ -39,7 +39,7 @@ class Unreadable:
 def load_batches(
     paths: Sequence[Path], preprocess: Preprocess, *, batch: int, workers: int
 ) -> Iterator[Batch | Unreadable]:
-    """Yield the images in order as batches of up to `batch`, and an `Unreadable` for each that cannot be used.
+    """Yield the images in order as batches of up to `batch`, and at once an `Unreadable` for each that cannot be used.
 
     At most `workers` images are being decoded while two batches' worth of decoded ones wait.
     """

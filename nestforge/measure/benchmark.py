@@ -14,6 +14,7 @@ from nestforge.compile.artifact import Artifact, open_artifact
 from nestforge.engines.base import Images, Session
 from nestforge.engines.machine import Machine, count_available_cores, read_machine
 from nestforge.errors import ConfigError
+from nestforge.files import StrPath
 from nestforge.measure.peak import Peak, measure_peak
 from nestforge.measure.statistics import compute_ratio_interval
 from nestforge.progress import Progress, silent
@@ -75,13 +76,13 @@ class Bench:
 
 
 def bench(
-    artifact: Path,
+    artifact: StrPath,
     *,
     batch: int = 1,
     streams: int = 1,
     threads: int | None = None,
     seconds: float = 5.0,
-    vs: Path | None = None,
+    vs: StrPath | None = None,
     progress: Progress = silent,
 ) -> Bench:
     """Measure an artifact for `seconds`, in rounds, after a warm-up; with `vs`, both in turns for `seconds` each.
@@ -113,7 +114,7 @@ def bench(
     peak = measure_peak(manifest.config.dtype, threads)
     throughput = float(np.median(runs[0].throughputs))
     return Bench(
-        artifact=artifact,
+        artifact=artifacts[0].folder,
         engine=manifest.config.engine,
         dtype=manifest.config.dtype,
         height=manifest.height,

@@ -1,4 +1,4 @@
-"""An artifact over a list of images: decoding in threads while the network runs, answers in the order of the list."""
+"""An artifact over a list of images: decoding in threads while the network runs."""
 
 from __future__ import annotations
 
@@ -37,7 +37,10 @@ def classify_images(
     session: Session | None = None,
     progress: Progress = silent,
 ) -> Iterator[Answer | Unreadable]:
-    """Yield an `Answer` or an `Unreadable` for every path, in order; memory does not grow with the list."""
+    """Yield an `Answer` or an `Unreadable` for every path; memory does not grow with the list.
+
+    Answers come in the order of the list; an `Unreadable` may come before answers of earlier images.
+    """
     batch = artifact.choose_batch(min(BATCH, max(1, len(paths))))
     session = session or artifact.open_session(batch=batch)
     batches = load_batches(
@@ -70,7 +73,7 @@ def softmax(logits: Logits) -> npt.NDArray[np.float64]:
 def run_ahead(
     session: Session, batches: Iterator[Batch | Unreadable]
 ) -> Iterator[tuple[Batch | Unreadable, Logits | None]]:
-    """Run batches on the session's streams while the next ones are being loaded; keep the order."""
+    """Run batches on the session's streams while the next ones are being loaded; keep their order."""
     waiting: deque[tuple[Batch | Unreadable, Future[Logits] | None]] = deque()
     with ThreadPoolExecutor(session.settings.streams, thread_name_prefix="infer") as pool:
         for item in batches:

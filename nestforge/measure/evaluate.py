@@ -13,6 +13,7 @@ from nestforge.compile.artifact import Artifact, open_artifact
 from nestforge.data.imagefolder import choose_balanced, list_images, match_classes
 from nestforge.data.loader import Unreadable
 from nestforge.errors import ConfigError, DataError
+from nestforge.files import StrPath
 from nestforge.measure.classify import classify_images
 from nestforge.measure.statistics import Rate, compare_paired, compute_rate
 from nestforge.progress import Progress, silent
@@ -62,10 +63,10 @@ class Evaluation:
 
 
 def evaluate(
-    artifact: Path,
-    dataset: Path,
+    artifact: StrPath,
+    dataset: StrPath,
     *,
-    vs: Path | None = None,
+    vs: StrPath | None = None,
     limit: int | None = None,
     progress: Progress = silent,
 ) -> Evaluation:
@@ -83,7 +84,7 @@ def evaluate(
     theirs = open_artifact(vs) if vs is not None else None
     if theirs is not None and theirs.labels != ours.labels:
         raise ConfigError(f"{artifact} and {vs} have different labels; compare artifacts of the same classes")
-    folder = list_images(dataset)
+    folder = list_images(Path(dataset))
     truth_of = dict(zip(folder.paths, match_classes(folder, ours.labels), strict=True))
     if limit is not None and limit < 1:
         raise ConfigError(f"limit {limit} is below 1; leave it out to take all images")
@@ -96,14 +97,14 @@ def evaluate(
         raise DataError(f"not one of {len(paths)} images could be read; the first: {unreadable[0].reason}")
     top1, top5 = _is_correct(answers, truth)
     paired = None
-    if theirs is not None and vs is not None:
+    if theirs is not None:
         other, other_unreadable = _collect_answers(theirs, paths, progress)
         if [row.image for row in other_unreadable] != [row.image for row in unreadable]:
             raise DataError("the two artifacts could not read the same images; was the dataset changed meanwhile?")
         other1, other5 = _is_correct(other, truth)
         comparison = compare_paired(top1[read], other1[read])
         paired = PairedEvaluation(
-            artifact=vs,
+            artifact=theirs.folder,
             top1=compute_rate(int(other1[read].sum()), int(read.sum())),
             top5=compute_rate(int(other5[read].sum()), int(read.sum())),
             difference=comparison.difference,
@@ -115,8 +116,8 @@ def evaluate(
             answers_changed=int((answers[read, 0] != other[read, 0]).sum()),
         )
     return Evaluation(
-        artifact=artifact,
-        dataset=dataset,
+        artifact=ours.folder,
+        dataset=folder.root,
         images=int(read.sum()),
         unreadable=tuple(unreadable),
         top1=compute_rate(int(top1[read].sum()), int(read.sum())),

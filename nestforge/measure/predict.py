@@ -9,6 +9,7 @@ from pathlib import Path
 from nestforge.compile.artifact import open_artifact
 from nestforge.data.loader import Unreadable
 from nestforge.errors import DataError
+from nestforge.files import StrPath
 from nestforge.measure.classify import classify_images
 from nestforge.progress import Progress, silent
 
@@ -31,7 +32,9 @@ class Prediction:
     error: str | None = None
 
 
-def predict(artifact: Path, images: Sequence[Path], *, top: int = 5, progress: Progress = silent) -> list[Prediction]:
+def predict(
+    artifact: StrPath, images: Sequence[StrPath], *, top: int = 5, progress: Progress = silent
+) -> list[Prediction]:
     """Classify images, in the order given; an unreadable one has an `error` and no classes.
 
     Raises:
@@ -39,18 +42,20 @@ def predict(artifact: Path, images: Sequence[Path], *, top: int = 5, progress: P
         ArtifactError: as `open_artifact`.
     """
     opened = open_artifact(artifact)
-    if not images:
+    paths = [Path(image) for image in images]
+    if not paths:
         raise DataError("no image given; name one or more image files")
     if top < 1:
         raise DataError(f"top {top} is below 1; ask for at least one class")
-    predictions = []
-    for item in classify_images(opened, images, top=top, progress=progress):
+    found: dict[int, Prediction] = {}
+    for item in classify_images(opened, paths, top=top, progress=progress):
         if isinstance(item, Unreadable):
-            predictions.append(Prediction(image=images[item.index], top=(), error=item.reason))
+            found[item.index] = Prediction(image=paths[item.index], top=(), error=item.reason)
             continue
         classes = zip(item.classes, item.probabilities, strict=True)
         rows = tuple(TopClass(index=i, label=opened.labels[i].name, probability=p) for i, p in classes)
-        predictions.append(Prediction(image=images[item.index], top=rows))
+        found[item.index] = Prediction(image=paths[item.index], top=rows)
+    predictions = [found[index] for index in range(len(paths))]
     if all(prediction.error for prediction in predictions):
         raise DataError(str(predictions[0].error))
     return predictions

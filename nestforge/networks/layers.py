@@ -132,10 +132,12 @@ def convert_macs_to_document_gflops(macs: int) -> float:
 def make_seeded_weights(variant: Variant, seed: int, *, num_classes: int | None = None) -> Weights:
     """Return a reproducible random state dict with plausible batch-norm statistics.
 
-    Convolutions are drawn after He et al. (arXiv:1502.01852), so that a batch norm sees a variance near the
-    one it is told; the last batch norm of a block is small, so that the sum over blocks stays bounded.
+    Convolutions are drawn after He et al. (arXiv:1502.01852): their output has twice the second moment of their
+    input. The variances that batch norms are told are near that, so that activations keep their size at any depth,
+    as they do in a trained network; the last batch norm of a block is small, so that the sum over blocks grows slowly.
     """
     rng = np.random.default_rng(seed)
+    variances = _estimate_variances(variant)
     weights: Weights = {}
     for name, shape in expected_shapes(variant, num_classes=num_classes).items():
         owner, leaf = name.rsplit(".", 1)
@@ -144,10 +146,23 @@ def make_seeded_weights(variant: Variant, seed: int, *, num_classes: int | None 
         if len(shape) > 1:
             value = rng.standard_normal(shape, np.float32) * math.sqrt(2 / math.prod(shape[1:]))
         elif leaf == "running_var":
-            value = rng.uniform(0.7, 1.3, shape)
+            value = rng.uniform(0.7, 1.3, shape) * variances.get(owner, 1.0)
         elif leaf == "weight":
-            value = rng.uniform(0.8, 1.2, shape) * (0.3 if owner.endswith("bn3") else 1.0)
+            value = rng.uniform(0.8, 1.2, shape) * (_LAST_GAIN if owner.endswith("bn3") else 1.0)
         else:
             value = rng.standard_normal(shape) * 0.1
         weights[name] = value.astype(np.float32)
     return weights
+
+
+_LAST_GAIN = 0.3  # of a block's last batch norm
+
+
+def _estimate_variances(variant: Variant) -> dict[str, float]:
+    """Return batch norm -> variance of its input where that is far from 1: those that read the sum over blocks."""
+    variances = {"conv1.1": 2.0}  # images are normalised to a second moment of 1
+    moment = 1.0  # of the block's input; about this after the stem's ReLU and max pool
+    for block in list_blocks(variant):
+        variances[f"{block.name}.bn1"] = variances[f"{block.name}.downsample.2"] = 2 * moment
+        moment = (1 + _LAST_GAIN**2) / 2 if block.downsample else moment + _LAST_GAIN**2 / 2
+    return variances

@@ -1,0 +1,249 @@
+"""From build file to artifact: every key acts, bad input leaves nothing, the same build gives the same bytes."""
+
+from __future__ import annotations
+
+import errno
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from nestforge.compile.artifact import inspect, open_artifact
+from nestforge.compile.build import build
+from nestforge.config import parse_config, read_config
+from nestforge.engines import get_engine
+from nestforge.engines.machine import read_machine
+from nestforge.errors import ArtifactError, ConfigError, DataError, ModelError, NestForgeError
+
+Config = dict[str, Any]
+
+
+def build_with(config: Config, output: Path, **changes: Any) -> dict[str, Any]:
+    """Build and return the manifest."""
+    build(parse_config({**config, "output": str(output), **changes}, source="test"))
+    return inspect(output)
+
+
+def test_int8_artifact(artifacts: dict[str, Path]) -> None:
+    manifest = inspect(artifacts["int8"])
+    assert sorted(path.name for path in artifacts["int8"].iterdir()) == ["labels.txt", "manifest.json", "model.onnx"]
+    assert manifest["kernels"]["Convolution"].keys() <= {"u8", "i8"}
+    assert manifest["warnings"] == []
+    assert manifest["parity"]["cosine"] > 0.98
+    assert manifest["parity"]["data"] == "calibration"
+    assert manifest["quantization"]["weighted_layers"] == 28
+    assert manifest["quantization"]["saturation_avoided"] is not read_machine().has_int8_dot_product
+    assert len(manifest["inputs"]) == 20
+    assert all(len(record["sha256"]) == 64 for record in manifest["inputs"].values())
+    artifact = open_artifact(artifacts["int8"])
+    assert artifact.manifest.preprocess.sha256 == artifact.manifest.preprocess_sha256
+    assert [label.name for label in artifact.labels[:2]] == ["bag", "boot"]
+
+
+def test_fp32_artifact_equals_its_source(artifacts: dict[str, Path]) -> None:
+    parity = inspect(artifacts["fp32"])["parity"]
+    assert parity["top1_agreement"] == 1
+    assert parity["cosine"] > 1 - 1e-9
+    assert parity["max_abs"] < 1e-3
+
+
+def test_same_build_same_bytes(slim_config: Config, artifacts: dict[str, Path], tmp_path: Path) -> None:
+    again = build_with(slim_config, tmp_path / "again")
+    first = inspect(artifacts["int8"])
+    assert again["outputs"] == first["outputs"]
+    assert again["inputs"] == first["inputs"]
+
+
+CHANGES: list[tuple[str, Any]] = [
+    ("model", {"name": "resnest14_slim", "seed": 1}),
+    ("calibration.count", 5),
+    ("calibration.seed", 1),
+    ("quantize.mode", "max"),
+    ("quantize.percentile", 90.0),
+    ("quantize.per_channel", False),
+    ("quantize.saturation", "ignore" if not read_machine().has_int8_dot_product else "avoid"),
+    ("preprocess", {"ops": [{"op": "resize", "size": [56, 56]}]}),
+]
+
+
+@pytest.mark.parametrize(("key", "value"), CHANGES, ids=[key for key, _ in CHANGES])
+def test_every_key_changes_the_model(
+    key: str, value: Any, slim_config: Config, artifacts: dict[str, Path], tmp_path: Path
+) -> None:
+    section, _, leaf = key.partition(".")
+    changed = {section: {**slim_config.get(section, {}), leaf: value} if leaf else value}
+    manifest = build_with(slim_config, tmp_path / "changed", **changed)
+    base = inspect(artifacts["int8"])
+    assert manifest["outputs"]["model.onnx"]["sha256"] != base["outputs"]["model.onnx"]["sha256"]
+
+
+def test_other_keys_change_the_artifact(slim_config: Config, slim_onnx: Path, tmp_path: Path) -> None:
+    manifest = build_with(slim_config, tmp_path / "ort", engine="onnxruntime")
+    assert "onnxruntime" in manifest["versions"]
+    assert manifest["kernels"] == {}
+    unlabelled = {key: value for key, value in slim_config.items() if key != "labels"}
+    manifest = build_with(unlabelled, tmp_path / "unlabelled", dtype="fp32")
+    assert list(manifest["outputs"]) == ["model.onnx"]
+    assert open_artifact(tmp_path / "unlabelled").labels[3].name == "3"
+    manifest = build_with(slim_config, tmp_path / "onnx", model={"onnx": str(slim_onnx)})
+    assert str(slim_onnx) in manifest["inputs"]
+
+
+def test_random_images_where_there_are_none(slim_config: Config, tmp_path: Path) -> None:
+    config = {key: value for key, value in slim_config.items() if key != "calibration"}
+    assert build_with(config, tmp_path / "a", dtype="fp32")["parity"]["data"] == "random"
+
+
+def test_bf16_where_the_cpu_has_it(slim_config: Config, tmp_path: Path) -> None:
+    if get_engine("openvino").supports("bf16"):
+        assert build_with(slim_config, tmp_path / "a", dtype="bf16")["kernels"]["Convolution"].keys() == {"bf16"}
+    else:
+        with pytest.raises(ConfigError, match="has no bf16 on this CPU"):
+            build_with(slim_config, tmp_path / "a", dtype="bf16")
+    with pytest.raises(ConfigError, match="has no bf16"):
+        build_with(slim_config, tmp_path / "a", dtype="bf16", engine="onnxruntime")
+
+
+@pytest.mark.parametrize("engine", ["openvino", "onnxruntime"])
+def test_both_engines_give_the_same_int8_answers(engine: str, slim_config: Config, tmp_path: Path) -> None:
+    build_with(slim_config, tmp_path / engine, engine=engine)
+    artifact = open_artifact(tmp_path / engine)
+    images = np.random.default_rng(0).standard_normal((4, 3, 56, 56), np.float32)
+    other = get_engine("onnxruntime" if engine == "openvino" else "openvino")
+    session = artifact.open_session(batch=4)
+    a = session.run(images)
+    b = other.open(tmp_path / engine / "model.onnx", session.settings).run(images)
+    assert np.abs(a - b).max() < 0.1 * np.abs(a).max()
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"modle": {}}, ConfigError, "unknown key 'modle'; did you mean 'model'"),
+        (
+            {"quantize": {"per_chanel": True}},
+            ConfigError,
+            r"unknown key 'quantize\.per_chanel'; did you mean 'per_channel'",
+        ),
+        ({"dtype": "int4"}, ConfigError, "dtype: Input should be 'fp32', 'bf16' or 'int8'"),
+        ({"calibration": {"data": "x", "count": "many"}}, ConfigError, r"calibration\.count"),
+        ({"calibration": {"data": "x", "count": 0}}, ConfigError, r"calibration\.count"),
+        ({"calibration": None}, ConfigError, "needs a 'calibration' section"),
+        ({"model": {}}, ConfigError, "give either 'name'"),
+        ({"model": {"name": "resnest50", "seed": 1, "weights": "x"}}, ConfigError, "not both"),
+        ({"model": {"onnx": "x.onnx"}, "preprocess": None}, ConfigError, "needs a 'preprocess' section"),
+        ({"preprocess": {"ops": [{"op": "resize", "size": 56}]}}, ConfigError, "must end in a fixed size"),
+        (
+            {"preprocess": {"ops": [{"op": "ecenter_crop", "size": 56, "interpolation": "cubic"}]}},
+            ConfigError,
+            "preprocess",
+        ),
+        ({"model": {"name": "resnest51", "seed": 0}}, ModelError, "did you mean 'resnest50"),
+        ({"model": {"onnx": "none.onnx"}}, ModelError, "no ONNX file"),
+        ({"calibration": {"data": "no/where"}}, DataError, "no dataset folder"),
+        ({"labels": "none.txt"}, DataError, "cannot read label file"),
+        ({"labels": "imagenet"}, DataError, "has 1000 lines but the model has 10 classes"),
+    ],
+)
+def test_bad_input_is_one_line_and_leaves_nothing(
+    changes: Config, error: type[NestForgeError], message: str, slim_config: Config, tmp_path: Path
+) -> None:
+    with pytest.raises(error, match=message) as caught:
+        build_with(slim_config, tmp_path / "out", **changes)
+    assert "\n" not in str(caught.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_unreadable_calibration_image(slim_config: Config, tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "x.png").write_bytes(b"no")
+    with pytest.raises(DataError, match=r"calibration image .*x\.png"):
+        build_with(slim_config, tmp_path / "out", calibration={"data": str(tmp_path / "images")})
+    assert [path.name for path in tmp_path.iterdir()] == ["images"]
+
+
+def test_existing_output(slim_config: Config, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    build_with(slim_config, out, dtype="fp32")
+    with pytest.raises(ArtifactError, match="--overwrite"):
+        build_with(slim_config, out)
+    config = parse_config({**slim_config, "output": str(out)}, source="test")
+    build(config, overwrite=True)
+    assert inspect(out)["config"]["dtype"] == "int8"
+    precious = tmp_path / "precious"
+    precious.mkdir()
+    (precious / "thesis.txt").write_text("years of work")
+    with pytest.raises(ArtifactError, match="is not an artifact"):
+        build(config.model_copy(update={"output": str(precious)}), overwrite=True)
+    assert (precious / "thesis.txt").exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "precious"]
+
+
+@pytest.mark.parametrize("failure", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()])
+def test_full_disk_or_interruption_leaves_nothing(
+    failure: BaseException, slim_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise failure
+
+    monkeypatch.setattr("nestforge.compile.build.write_manifest", fail)
+    with pytest.raises((NestForgeError, KeyboardInterrupt)) as caught:
+        build_with(slim_config, tmp_path / "out", dtype="fp32")
+    if isinstance(failure, OSError):
+        assert "the disk is full" in str(caught.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_changed_artifact_is_refused(slim_config: Config, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    build_with(slim_config, out, dtype="fp32")
+    manifest = (out / "manifest.json").read_text()
+    labels = (out / "labels.txt").read_text()
+    (out / "labels.txt").write_text(labels.replace("bag", "bug"))
+    with pytest.raises(ArtifactError, match="its sha256 differs"):
+        open_artifact(out)
+    (out / "labels.txt").unlink()
+    with pytest.raises(ArtifactError, match="is missing"):
+        open_artifact(out)
+    (out / "labels.txt").write_text(labels)
+    open_artifact(out)
+    for text in ("", "{", "[]", manifest[:-100], manifest.replace('"format": 1', '"format": 9'), "9" * 5000):
+        (out / "manifest.json").write_text(text)
+        with pytest.raises(ArtifactError, match="is damaged"):
+            open_artifact(out)
+    (out / "manifest.json").write_text(manifest.replace('"model.onnx"', '"../model.onnx"'))
+    with pytest.raises(ArtifactError):
+        open_artifact(out)
+    with pytest.raises(ArtifactError, match="is no artifact"):
+        open_artifact(tmp_path / "none")
+
+
+def test_read_config_and_overrides(slim_config: Config, tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text(json.dumps({**slim_config, "output": "a"}))
+    config = read_config(path, ["calibration.count=7", "dtype=fp32", "quantize.mode=max"])
+    assert (config.calibration.count if config.calibration else None, config.dtype) == (7, "fp32")
+    assert config.quantize.mode == "max"
+    for override, message in (
+        ("dtype", "write key.path=value"),
+        ("dtype.x=1", "is not a section"),
+        ("a=[", "not valid YAML"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            read_config(path, [override])
+    with pytest.raises(ConfigError, match="cannot read build file"):
+        read_config(tmp_path / "none.yaml")
+    for text in ("a: [", "- 1", "", "\x00", "&a [*a]"):
+        path.write_text(text)
+        with pytest.raises(ConfigError):
+            read_config(path)
+
+
+def test_shipped_configs_are_valid() -> None:
+    root = Path(__file__).parents[2] / "configs"
+    paths = sorted(root.glob("*.yaml"))
+    assert paths
+    for path in paths:
+        read_config(path)

@@ -1,0 +1,72 @@
+"""Foreign ONNX files: what is read off them, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx
+import pytest
+
+from nestforge.compile.onnxfile import count_graph_macs, inspect_classifier, read_onnx
+from nestforge.errors import ModelError
+from nestforge.networks.layers import count_kernel_macs
+from nestforge.networks.zoo import get_variant
+
+
+def write_model(text: str, path: Path) -> Path:
+    onnx.save(onnx.parser.parse_model(text), path)
+    return path
+
+
+def test_reads_our_export(slim_onnx: Path) -> None:
+    model = read_onnx(slim_onnx)
+    classifier = inspect_classifier(model)
+    assert (classifier.num_classes, classifier.fixed_batch, classifier.gives_probabilities) == (10, None, False)
+    assert count_graph_macs(model, 56, 56) == count_kernel_macs(get_variant("resnest14_slim"))
+
+
+def test_constants_old_opset_and_softmax(tmp_path: Path) -> None:
+    text = """<ir_version: 7, opset_import: ["" : 11]> g (float[1,3,8,8] x) => (float[1,4] y)
+        <float[4,3] w = {1,2,3,4,5,6,7,8,9,10,11,12}>
+        { p = GlobalAveragePool(x)  f = Flatten(p)  c = Constant<value = float[4] {0,0,0,0}>()
+          l = Gemm<transB = 1>(f, w, c)  y = Softmax<axis = 1>(l) }"""
+    model = read_onnx(write_model(text, tmp_path / "m.onnx"))
+    classifier = inspect_classifier(model)
+    assert classifier.gives_probabilities
+    assert (classifier.fixed_batch, classifier.fixed_height, classifier.num_classes) == (1, 8, 4)
+    assert count_graph_macs(model, 8, 8) == 12
+    assert "Constant" not in {node.op_type for node in model.graph}
+
+
+@pytest.mark.parametrize(
+    ("signature", "body", "message"),
+    [
+        ("(float[1,1,8,8] x) => (float[1,1,8,8] y)", "y = Relu(x)", r"\(1, 1, 8, 8\) float"),
+        ("(float[1,8,8,3] x) => (float[1,8,8,3] y)", "y = Relu(x)", r"takes \(B, 3, H, W\)"),
+        ("(uint8[1,3,8,8] x) => (float[1,3,8,8] y)", "y = Cast<to = 1>(x)", "uint8"),
+        ("(float[1,3,8,8] x) => (float[1,3,8,8] y)", "y = Relu(x)", r"is not \(B, classes\)"),
+        ("(float[1,3,8,8] x, float[1,3,8,8] z) => (float[1,3,8,8] y)", "y = Add(x, z)", "has 2 inputs"),
+    ],
+)
+def test_not_an_image_classifier(signature: str, body: str, message: str, tmp_path: Path) -> None:
+    text = f'<ir_version: 9, opset_import: ["" : 17]> g {signature} {{ {body} }}'
+    with pytest.raises(ModelError, match=message):
+        inspect_classifier(read_onnx(write_model(text, tmp_path / "m.onnx")))
+
+
+def test_broken_files(slim_onnx: Path, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="no ONNX file"):
+        read_onnx(tmp_path / "none.onnx")
+    data = slim_onnx.read_bytes()
+    for content in (b"", b"\x00" * 64, b"text", data[: len(data) // 2]):
+        path = tmp_path / "m.onnx"
+        path.write_bytes(content)
+        with pytest.raises(ModelError, match="is not a valid ONNX model"):
+            read_onnx(path)
+
+
+def test_external_data_is_not_followed(slim_onnx: Path, tmp_path: Path) -> None:
+    proto = onnx.load(slim_onnx)
+    onnx.save(proto, tmp_path / "m.onnx", save_as_external_data=True, location="weights.bin", size_threshold=0)
+    with pytest.raises(ModelError, match="in other files"):
+        read_onnx(tmp_path / "m.onnx")

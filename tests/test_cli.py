@@ -1,0 +1,145 @@
+"""The commands as a user runs them: help on one screen, JSON for scripts, one line and exit code 2 for errors."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import nestforge
+
+COMMANDS = ("models", "export", "build", "predict", "evaluate", "bench", "inspect")
+
+
+def run(*arguments: object, cwd: Path | None = None, code: int = 0) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", "from nestforge.cli import main; main()", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=cwd, check=False)
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    return done
+
+
+def run_json(*arguments: object, cwd: Path | None = None) -> Any:
+    return json.loads(run(*arguments, "--json", "-", cwd=cwd).stdout)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_is_one_screen_and_a_public_function(command: str) -> None:
+    text = run(command, "--help").stdout
+    assert len(text.splitlines()) <= 40
+    assert callable(getattr(nestforge, command))
+    assert command in nestforge.__all__
+
+
+def test_all_is_sorted_and_importable() -> None:
+    assert nestforge.__all__ == sorted(nestforge.__all__)
+    for name in nestforge.__all__:
+        assert getattr(nestforge, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = nestforge.nothing
+
+
+def test_version_and_no_arguments() -> None:
+    assert run("--version").stdout == f"nestforge {nestforge.__version__}\n"
+    assert "evaluate" in run(code=2).stdout
+
+
+def test_models(tmp_path: Path) -> None:
+    rows = {row["name"]: row for row in run_json("models")}
+    assert {"name", "size", "params", "macs", "top1"} <= rows["resnest50"].keys()
+    table = run("models").stdout
+    for figure in ("12.065", "29.861", "79.672", "173.421", "27.483", "110.929", "528c19ca"):
+        assert figure in table
+    run("models", "--json", tmp_path / "m.json")
+    assert json.loads((tmp_path / "m.json").read_text()) == list(rows.values())
+
+
+def test_the_walk(slim_config: dict[str, object], dataset: Path, tmp_path: Path) -> None:
+    """export -> build -> predict, evaluate, bench, inspect, with the keys that scripts rely on."""
+    exported = run_json("export", "resnest14_slim", "--seed", 0, "-o", "m.onnx", cwd=tmp_path)
+    assert exported["max_relative_difference"] < 1e-4
+    (tmp_path / "c.yaml").write_text(json.dumps({**slim_config, "model": {"onnx": "m.onnx"}, "output": "int8"}))
+    built = run_json("build", "c.yaml", cwd=tmp_path)
+    assert {"artifact", "files", "parity", "seconds", "peak_rss_bytes"} <= built.keys()
+    assert {"cosine", "max_abs", "top1_agreement"} <= built["parity"].keys()
+    echo = run("build", "c.yaml", "--set", "dtype=fp32", "--set", "output=fp32", cwd=tmp_path)
+    assert "percentile: 99.999" in echo.stderr
+    assert "parity" in echo.stdout
+
+    image = dataset / "bag" / "0.png"
+    predicted = run_json("predict", "int8", image, cwd=tmp_path)
+    assert predicted[0]["image"] == str(image)
+    assert len(predicted[0]["top"]) == 5
+    assert {"index", "label", "probability"} == predicted[0]["top"][0].keys()
+
+    result = run_json("evaluate", "int8", dataset, "--vs", "fp32", cwd=tmp_path)
+    assert result["images"] == 40
+    assert result["unreadable"] == []
+    assert {"correct", "rate", "low", "high"} == result["top1"].keys() == result["vs"]["top5"].keys()
+    assert {"top1", "difference", "low", "high", "mcnemar_p"} <= result["vs"].keys()
+
+    measured = run_json("bench", "int8", "--seconds", 0.2, "--vs", "fp32", cwd=tmp_path)
+    assert {"throughput_ips", "latency_ms", "batch", "streams", "threads", "peak_share", "macs"} <= measured.keys()
+    assert {"mean", "p50", "p90", "p99"} == measured["latency_ms"].keys()
+    assert {"throughput_ips", "ratio", "low", "high"} <= measured["vs"].keys()
+
+    manifest = run_json("inspect", "int8", cwd=tmp_path)
+    assert manifest["preprocess_sha256"]
+    for command in (("predict", "int8", image), ("evaluate", "int8", dataset, "--vs", "fp32"), ("inspect", "int8")):
+        assert run(*command, cwd=tmp_path).stdout.strip()
+    assert "measured" in run("bench", "int8", "--seconds", 0.2, cwd=tmp_path).stdout
+
+
+def test_errors_are_one_line_and_exit_code_2(artifacts: dict[str, Path], dataset: Path, tmp_path: Path) -> None:
+    (tmp_path / "bad.yaml").write_text("modell: {name: resnest50}\noutput: x\n")
+    (tmp_path / "empty").mkdir()
+    for arguments in (
+        ("export", "resnest5", "--seed", 0),
+        ("build", "none.yaml"),
+        ("build", "bad.yaml"),
+        ("predict", artifacts["fp32"], "none.jpg"),
+        ("predict", "nowhere", dataset / "bag" / "0.png"),
+        ("evaluate", artifacts["fp32"], "nowhere"),
+        ("evaluate", artifacts["fp32"], "empty"),
+        ("bench", "nowhere"),
+        ("bench", artifacts["fp32"], "--batch", 0),
+        ("inspect", "empty"),
+        ("models", "--json", "nowhere/x.json"),
+    ):
+        done = run(*arguments, cwd=tmp_path, code=2)
+        lines = [line for line in done.stderr.splitlines() if line.startswith("nestforge: ")]
+        assert len(lines) == 1, done.stderr
+        assert done.stdout == ""
+    for arguments in (("bench", artifacts["fp32"], "--batch", "two"), ("nothing",), ("models", "--no-such")):
+        run(*arguments, cwd=tmp_path, code=2)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bad.yaml", "empty"]
+
+
+def test_partly_unreadable_is_exit_code_1(artifacts: dict[str, Path], dataset: Path) -> None:
+    done = run("predict", artifacts["fp32"], dataset / "bag" / "0.png", "none.jpg", code=1)
+    assert "not a readable image" in done.stdout
+
+
+def test_ctrl_c_leaves_nothing(slim_config: dict[str, object], tmp_path: Path) -> None:
+    config = {**slim_config, "model": {"name": "resnest101", "seed": 0}, "labels": None, "output": "out"}
+    config["preprocess"] = None
+    (tmp_path / "c.yaml").write_text(json.dumps(config))
+    command = [sys.executable, "-c", "from nestforge.cli import main; main()", "build", "c.yaml"]
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    while not list(tmp_path.glob(".out.*.partial")):
+        assert process.poll() is None
+        time.sleep(0.02)
+    time.sleep(0.5)
+    os.killpg(process.pid, signal.SIGINT)
+    _, stderr = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert "interrupted; nothing was written" in stderr
+    assert "Traceback" not in stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["c.yaml"]
