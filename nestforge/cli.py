@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 import nestforge
-from nestforge.errors import NestForgeError
+from nestforge.errors import run_command
 from nestforge.progress import show_bars
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-INTERRUPTED = 130
 
 app = typer.Typer(
     name="nestforge",
@@ -140,24 +139,26 @@ def bench(
 
 
 @app.command()
-def inspect(artifact: ArtifactArgument, json: JsonOption = None) -> None:
-    """Show how an artifact was made, after checking its files."""
+def inspect(
+    artifact: ArtifactArgument,
+    vdsp_params: Annotated[
+        Path | None, typer.Option("--vdsp_params", help="A vendor's vdsp_params file, compared as well.")
+    ] = None,
+    json: JsonOption = None,
+) -> None:
+    """Show how an artifact was made, after checking its files, and what differs from the published preprocessing."""
     from nestforge.tables import show_manifest
+    from nestforge.vendor.geometry import check_artifact
 
+    differences = check_artifact(artifact, vdsp_params)
     _deliver(nestforge.inspect(artifact), show_manifest, json)
+    for difference in differences:
+        print(f"warning: {difference}", file=sys.stderr)
 
 
 def main() -> None:
     """Run the command line; a `NestForgeError` is one line on stderr and exit code 2."""
-    try:
-        app()
-    except NestForgeError as error:
-        print(f"nestforge: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(2)
-    except SystemExit as stop:
-        if stop.code == INTERRUPTED:  # typer turns Ctrl-C into this
-            print("nestforge: interrupted; nothing was written", file=sys.stderr)
-        raise
+    run_command(app, name="nestforge")
 
 
 def _deliver(result: Any, show: Callable[[Any, Console], None], json: str | None) -> None:

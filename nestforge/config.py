@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -13,6 +13,7 @@ from nestforge.data.preprocess import Preprocess
 from nestforge.errors import ConfigError, suggest_nearest
 
 MAX_YAML_BYTES = 1 << 20
+MAX_YAML_VALUES = 100_000
 
 
 class _Section(BaseModel):
@@ -44,14 +45,16 @@ class CalibrationSection(_Section):
     data: str
     count: Annotated[int, Field(ge=1)] = 300
     seed: int = 0
+    suffix: str | None = None  # take only files that end in this, whatever the case; default: every image
 
 
 class QuantizeSection(_Section):
     """How int8 is made."""
 
-    mode: Literal["percentile", "max"] = "percentile"
+    mode: Literal["percentile", "max", "kl_divergence", "mse"] = "percentile"
     percentile: Annotated[float, Field(gt=50, le=100)] = 99.999
     per_channel: bool = True
+    skip_convolutions: tuple[Annotated[int, Field(ge=0)], ...] = ()  # left in float; indices in graph order
     # CPUs without an int8 dot product saturate sums of two products; auto asks this CPU
     saturation: Literal["auto", "avoid", "ignore"] = "auto"
 
@@ -66,6 +69,7 @@ class BuildConfig(_Section):
     calibration: CalibrationSection | None = None
     quantize: QuantizeSection = QuantizeSection()
     preprocess: Preprocess | None = None  # default: the published one of the variant
+    append_softmax: bool = False  # the artifact then gives probabilities
     labels: str | None = None  # a file, or "imagenet"
 
     @model_validator(mode="after")
@@ -87,19 +91,48 @@ def read_config(path: Path, overrides: Iterable[str] = ()) -> BuildConfig:
     Raises:
         ConfigError: missing file, not YAML, unknown key (the nearest known one is named), wrong type.
     """
-    try:
-        if path.stat().st_size > MAX_YAML_BYTES:
-            raise ConfigError(f"{path} is over {MAX_YAML_BYTES >> 10} KiB; that is not a build file")
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"cannot read build file {path}: {error.strerror}") from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ConfigError(f"{path} is not valid YAML: {_one_line(error)}") from error
+    data = read_yaml(path)
     if not isinstance(data, dict):
         raise ConfigError(f"{path} must be a mapping with at least 'model' and 'output'")
     for override in overrides:
         _apply_override(data, override)
     return parse_config(data, source=str(path))
+
+
+def read_yaml(path: Path) -> Any:
+    """Read one YAML file of bounded size, also after its aliases are expanded.
+
+    Raises:
+        ConfigError: missing, too large, or not YAML.
+    """
+    try:
+        if path.stat().st_size > MAX_YAML_BYTES:
+            raise ConfigError(f"{path} is over {MAX_YAML_BYTES >> 10} KiB; that is not a build file")
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"cannot read build file {path}: {error.strerror}") from error
+    except ValueError as error:
+        raise ConfigError(f"{path} is not UTF-8 text; write the build file as YAML") from error
+    try:
+        data = yaml.safe_load(text)
+    except Exception as error:  # PyYAML's constructors raise whatever a wrong tag leads them to
+        raise ConfigError(f"{path} is not valid YAML: {_one_line(error)}") from error
+    _check_expanded_size(data, path)
+    return data
+
+
+def _check_expanded_size(data: Any, path: Path) -> None:
+    """Refuse aliases that contain themselves or multiply: every later step walks the expanded tree."""
+    waiting, seen = [data], 0
+    while waiting:
+        value = waiting.pop()
+        seen += 1
+        if seen + len(waiting) > MAX_YAML_VALUES:
+            raise ConfigError(f"{path} holds over {MAX_YAML_VALUES:,} values, or an alias within itself")
+        if isinstance(value, dict):
+            waiting += value.values()
+        elif isinstance(value, list | tuple | set):
+            waiting += value
 
 
 def parse_config(data: Mapping[str, Any], *, source: str) -> BuildConfig:
@@ -111,7 +144,7 @@ def parse_config(data: Mapping[str, Any], *, source: str) -> BuildConfig:
     try:
         return BuildConfig.model_validate(tuples_from_lists(data))
     except ValidationError as error:
-        raise ConfigError(f"{source}: {_explain(error)}") from error
+        raise ConfigError(f"{source}: {explain_invalid(error, BuildConfig)}") from error
 
 
 def _apply_override(data: dict[str, Any], override: str) -> None:
@@ -138,11 +171,13 @@ def tuples_from_lists(value: Any) -> Any:
     return tuple(tuples_from_lists(item) for item in value) if isinstance(value, list) else value
 
 
-def _explain(error: ValidationError) -> str:
-    first = error.errors()[0]
+def explain_invalid(error: ValidationError, root: type[BaseModel]) -> str:
+    """Say in one line what is wrong first; `root` is the model that was validated."""
+    errors = error.errors()  # a misspelt key is unknown and also missing: the first says more
+    first = next((entry for entry in errors if entry["type"] == "extra_forbidden"), errors[0])
     where = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
-        known = _known_keys(first["loc"][:-1])
+        known = _known_keys(first["loc"][:-1], root)
         return f"unknown key {where!r}{suggest_nearest(str(first['loc'][-1]), known)} (known: {', '.join(known)})"
     if first["type"] == "missing":
         return f"missing key {where!r}"
@@ -150,17 +185,25 @@ def _explain(error: ValidationError) -> str:
     return f"{where}: {message}" if where else message
 
 
-def _known_keys(location: Iterable[int | str]) -> list[str]:
-    fields = BuildConfig.model_fields
+def _known_keys(location: Iterable[int | str], root: type[BaseModel]) -> list[str]:
+    sections = [root]
     for part in location:
-        if not isinstance(part, str) or part not in fields:
-            continue
-        annotation = fields[part].annotation
-        candidates = [annotation, *getattr(annotation, "__args__", ())]
-        section = next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), None)
-        if section is not None:
-            fields = section.model_fields
-    return list(fields)
+        if len(sections) == 1 and part in sections[0].model_fields:
+            sections = _find_sections(sections[0].model_fields[str(part)].annotation)
+        elif len(sections) > 1:  # one of several kinds: pydantic names the one it took
+            tagged = [section for section in sections if part in (section.__name__, *_list_tags(section))]
+            sections = tagged or sections
+    return list(dict.fromkeys(name for section in sections for name in section.model_fields))
+
+
+def _find_sections(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [section for argument in get_args(annotation) for section in _find_sections(argument)]
+
+
+def _list_tags(section: type[BaseModel]) -> list[str]:
+    return [tag for field in section.model_fields.values() for tag in get_args(field.annotation)]
 
 
 def _one_line(error: Exception) -> str:

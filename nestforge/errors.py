@@ -11,7 +11,10 @@ NestForgeError          base: one line, says what is wrong and what to do; the C
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import sys
+from collections.abc import Callable, Iterable
+
+INTERRUPTED = 130
 
 
 class NestForgeError(Exception):
@@ -42,3 +45,20 @@ def suggest_nearest(word: str, known: Iterable[str]) -> str:
     """Return ``"; did you mean 'a' or 'b'?"`` for the known words nearest to `word`, or ``""``."""
     near = difflib.get_close_matches(word, list(known), n=3, cutoff=0.5)
     return f"; did you mean {' or '.join(repr(name) for name in near)}?" if near else ""
+
+
+def run_command(command: Callable[[], object], *, name: str, resumes: bool = False) -> None:
+    """Run a command line called `name`; a `NestForgeError` is one line on stderr and exit code 2.
+
+    `resumes` says of a command that what it has written so far is kept and not written again.
+    """
+    try:
+        command()
+    except NestForgeError as error:
+        print(f"{name}: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)
+    except SystemExit as stop:
+        if stop.code == INTERRUPTED:  # typer turns Ctrl-C into this
+            outcome = "run it again to go on" if resumes else "nothing was written"
+            print(f"{name}: interrupted; {outcome}", file=sys.stderr)
+        raise

@@ -10,8 +10,26 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "nestforge"
-ROOMS = ("errors", "progress", "files", "networks", "data", "config", "engines", "compile", "measure", "tables", "cli")
-HEAVY = {"torch": {"networks/resnest.py", "engines/torch.py", "networks/checkpoint.py"}, "nncf": set(), "ray": set()}
+ROOMS = (
+    "errors",
+    "progress",
+    "files",
+    "networks",
+    "data",
+    "config",
+    "engines",
+    "compile",
+    "measure",
+    "tables",
+    "vendor",
+    "cli",
+)
+HEAVY = {
+    "torch": {"networks/resnest.py", "engines/torch.py", "networks/checkpoint.py"},
+    "nncf": set(),
+    "ray": set(),
+    "cv2": set(),
+}
 
 
 def list_imports(path: Path) -> list[str]:

@@ -28,9 +28,16 @@ from nestforge.compile.artifact import (
 )
 from nestforge.compile.calibrate import observe_activations
 from nestforge.compile.export import resolve_weights
-from nestforge.compile.onnxfile import ImageClassifier, count_graph_macs, inspect_classifier, read_onnx, serialize
+from nestforge.compile.onnxfile import (
+    ImageClassifier,
+    append_softmax,
+    count_graph_macs,
+    inspect_classifier,
+    read_onnx,
+    serialize,
+)
 from nestforge.compile.passes.fold_batch_norm import fold_batch_norm
-from nestforge.compile.quantize import find_activations, quantize_graph
+from nestforge.compile.quantize import find_activations, find_convolutions, quantize_graph
 from nestforge.config import BuildConfig, read_config
 from nestforge.data.imagefolder import choose_balanced, format_label, list_images, read_imagenet_labels, read_labels
 from nestforge.data.loader import Unreadable, load_batches
@@ -98,6 +105,8 @@ def build(
     if not engine.supports(resolved.dtype):
         raise ConfigError(f"{resolved.engine} has no {resolved.dtype} on this CPU; choose another dtype or engine")
     source = _load_source(resolved, progress)
+    if resolved.append_softmax:
+        append_softmax(source.model)
     classifier = inspect_classifier(source.model)
     height, width = _check_geometry(source.preprocess, classifier)
     labels = _read_label_lines(resolved, classifier.num_classes)
@@ -165,7 +174,7 @@ class _Images:
         self.inputs: dict[str, FileRecord] = {}
         section = config.calibration
         if section is not None:
-            dataset = list_images(Path(section.data))
+            dataset = list_images(Path(section.data), suffix=section.suffix)
             self._paths = choose_balanced(dataset, section.count, section.seed)
             for path in self._paths:
                 if path.is_file():
@@ -229,14 +238,15 @@ def _read_label_lines(config: BuildConfig, num_classes: int) -> list[str]:
 def _quantize(
     model: ir.Model, config: BuildConfig, images: _Images, engine: Engine, settings: Settings, progress: Progress
 ) -> QuantizationRecord:
-    names = list(find_activations(model))
+    section = config.quantize
+    skip = find_convolutions(model, section.skip_convolutions)
+    names = list(find_activations(model, skip=skip))
     with progress("calibrating", len(images)) as advance:
         batches = _advance_over(images.load(), advance)
         histograms = observe_activations(model, names, batches, engine=engine, settings=settings)
-    section = config.quantize
     ranges = {name: histograms[name].find_range(section.mode, section.percentile) for name in names}
     avoid = section.saturation == "avoid" or (section.saturation == "auto" and not read_machine().has_int8_dot_product)
-    summary = quantize_graph(model, ranges, per_channel=section.per_channel, avoid_saturation=avoid)
+    summary = quantize_graph(model, ranges, per_channel=section.per_channel, avoid_saturation=avoid, skip=skip)
     if not summary.weighted_layers:
         raise ModelError("the model has no convolution or matrix product with constant weights to quantize")
     return QuantizationRecord(

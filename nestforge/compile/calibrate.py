@@ -15,10 +15,11 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from nestforge.compile.rangesearch import find_kl_range, find_mse_range
 from nestforge.engines.base import Engine, Images, Settings
 from nestforge.errors import ModelError
 
-CalibrationMode = Literal["percentile", "max"]
+CalibrationMode = Literal["percentile", "max", "kl_divergence", "mse"]
 
 _BINS = 1 << 16
 _SIGN = 1 << 15
@@ -75,12 +76,30 @@ class Histogram:
         return float(np.clip(low + inside * (high - low), self.low, self.high))
 
     def find_range(self, mode: CalibrationMode, percentile: float) -> Range:
-        """Return the range to quantize over: all values, or all but the tails beyond `percentile`."""
-        if mode == "max":
-            low, high = self.low, self.high
-        else:
+        """Return the range to quantize over.
+
+        All values (max), all but the tails beyond `percentile`, or the clipping that `rangesearch` finds best.
+        """
+        low, high = min(self.low, 0.0), max(self.high, 0.0)
+        if mode == "percentile":
             low, high = self.percentile(100 - percentile), self.percentile(percentile)
+        elif mode == "mse" and low < high:
+            seen = _ORDER[self.counts[_ORDER] > 0]
+            centres = np.array([sum(_bin_edges(int(bits))) / 2 for bits in seen])
+            low, high = find_mse_range(centres.clip(self.low, self.high), self.counts[seen].astype(float), low, high)
+        elif mode == "kl_divergence" and low < high:
+            low, high = find_kl_range(*self._accumulate_nonzero(), low, high)
         return Range(min(low, 0.0), max(high, 0.0))
+
+    def _accumulate_nonzero(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+        """Return rising values and how many non-zero values lie below each; every range represents 0 exactly."""
+        seen = [int(bits) for bits in _ORDER if self.counts[bits] and bits % _SIGN]
+        edges, below = [self.low], [0.0]
+        for bits in seen:
+            near, far = (float(np.clip(edge, self.low, self.high)) for edge in _bin_edges(bits))
+            edges += [near, far]
+            below += [below[-1], below[-1] + float(self.counts[bits])]
+        return np.array(edges), np.array(below)
 
 
 def _bin_edges(bits: int) -> tuple[float, float]:

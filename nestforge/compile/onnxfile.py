@@ -102,6 +102,20 @@ def inspect_classifier(model: ir.Model) -> ImageClassifier:
     )
 
 
+def append_softmax(model: ir.Model) -> None:
+    """Make the graph give probabilities, in place; one that does already stays as it is."""
+    logits = model.graph.outputs[0]
+    producer = logits.producer()
+    if producer is None or producer.op_type == "Softmax":
+        return
+    softmax = ir.node("Softmax", [logits], {"axis": 1}, name="softmax")
+    probabilities = softmax.outputs[0]
+    probabilities.name, logits.name = logits.name, f"{logits.name}.logits"
+    probabilities.type, probabilities.shape = logits.type, logits.shape
+    model.graph.insert_after(producer, softmax)
+    model.graph.outputs[0] = probabilities
+
+
 def count_graph_macs(model: ir.Model, height: int, width: int) -> int:
     """Return the multiply-accumulates of convolutions and matrix products for one image."""
     proto = onnx.shape_inference.infer_shapes(_with_input(model, 1, height, width), data_prop=True)

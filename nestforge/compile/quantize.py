@@ -15,7 +15,7 @@ Biases stay in float; engines add them to the 32-bit sums.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,6 +23,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from nestforge.compile.calibrate import Range
+from nestforge.errors import ConfigError
 
 WEIGHT_MAX = 127
 _OUTPUT_AXIS = {"Conv": 0, "Gemm": 1, "MatMul": 1}  # of the weight; Gemm's is 0 when transB
@@ -38,15 +39,32 @@ class QuantizationSummary:
     float_weighted_layers: tuple[str, ...]  # convolutions and matrix products left in float
 
 
-def find_activations(model: ir.Model) -> dict[str, ir.Value]:
-    """Return the values that get a quantizer, by name, in graph order."""
+def find_convolutions(model: ir.Model, indices: Collection[int]) -> frozenset[str]:
+    """Return the names of the convolutions with these indices, counted from 0 in graph order.
+
+    Raises:
+        ConfigError: an index the graph has no convolution for.
+    """
+    names = [str(node.name) for node in model.graph if node.op_type == "Conv"]
+    wrong = [index for index in indices if index >= len(names)]
+    if wrong:
+        raise ConfigError(
+            f"skip_convolutions holds {wrong[0]} but the model has {len(names)} convolutions, 0 to {len(names) - 1}"
+        )
+    return frozenset(names[index] for index in indices)
+
+
+def find_activations(model: ir.Model, *, skip: Collection[str] = ()) -> dict[str, ir.Value]:
+    """Return the values that get a quantizer, by name, in graph order; nodes named in `skip` ask for none."""
     found: dict[str, ir.Value] = {}
     for node in model.graph:
+        if node.name in skip:
+            continue
         if _is_weighted(node):
             values = [node.inputs[0]]
         elif _is_residual(node):
             values = list(node.inputs)
-        elif _is_rectified_convolution(node):
+        elif _is_rectified_convolution(node, skip):
             values = [node.outputs[0]]
         else:
             continue
@@ -58,19 +76,24 @@ def find_activations(model: ir.Model) -> dict[str, ir.Value]:
 
 
 def quantize_graph(
-    model: ir.Model, ranges: Mapping[str, Range], *, per_channel: bool, avoid_saturation: bool
+    model: ir.Model,
+    ranges: Mapping[str, Range],
+    *,
+    per_channel: bool,
+    avoid_saturation: bool,
+    skip: Collection[str] = (),
 ) -> QuantizationSummary:
-    """Insert the pairs into `model`, in place.
+    """Insert the pairs into `model`, in place; the nodes named in `skip` stay in float.
 
     With `avoid_saturation`, no two neighbouring products can overflow 16 bits; see `scale_weights`.
     """
     graph = model.graph
-    activations = find_activations(model)
+    activations = find_activations(model, skip=skip)
     for name, value in activations.items():
         _quantize_activation(graph, value, ranges[name])
     layers, left = 0, []
     for node in list(graph):
-        if _is_weighted(node) and _reads_quantized(node):
+        if node.name not in skip and _is_weighted(node) and _reads_quantized(node):
             _quantize_weight(graph, node, per_channel=per_channel, avoid_saturation=avoid_saturation)
             layers += 1
         elif node.op_type in _OUTPUT_AXIS:
@@ -122,9 +145,9 @@ def _is_residual(node: ir.Node) -> bool:
     return any(producer is not None and producer.op_type == "Conv" for producer in producers)
 
 
-def _is_rectified_convolution(node: ir.Node) -> bool:
+def _is_rectified_convolution(node: ir.Node, skip: Collection[str]) -> bool:
     producer = node.inputs[0].producer() if node.op_type == "Relu" and node.inputs[0] is not None else None
-    return producer is not None and producer.op_type == "Conv" and _is_weighted(producer)
+    return producer is not None and producer.op_type == "Conv" and producer.name not in skip and _is_weighted(producer)
 
 
 def _find_source(value: ir.Value) -> ir.Value:

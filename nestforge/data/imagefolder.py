@@ -42,8 +42,10 @@ class Label:
         return tuple(dict.fromkeys([*([self.wnid] if self.wnid else []), *names]))
 
 
-def list_images(root: Path) -> ImageFolder:
+def list_images(root: Path, *, suffix: str | None = None) -> ImageFolder:
     """List the images in `root` and in its class folders (one level), in a stable order.
+
+    `suffix`, with or without its dot and in any case, takes only the files that end in it.
 
     Raises:
         DataError: no such folder, or no image in it.
@@ -51,21 +53,22 @@ def list_images(root: Path) -> ImageFolder:
     if not root.is_dir():
         raise DataError(f"no dataset folder {root}; give a folder with one subfolder of images per class")
     try:
-        rows = [("", path) for path in root.iterdir() if _is_image(path)]
+        accepted = SUFFIXES if suffix is None else frozenset({f".{suffix.removeprefix('.').lower()}"})
+        rows = [("", path) for path in root.iterdir() if _is_image(path, accepted)]
         for folder in root.iterdir():
             if folder.is_dir():
-                rows += [(folder.name, path) for path in folder.iterdir() if _is_image(path)]
+                rows += [(folder.name, path) for path in folder.iterdir() if _is_image(path, accepted)]
     except OSError as error:
         raise DataError(f"cannot list {error.filename}: {error.strerror}; check its permissions") from error
     if not rows:
-        suffixes = " ".join(sorted(SUFFIXES))
+        suffixes = " ".join(sorted(accepted))
         raise DataError(f"no images in {root} or its subfolders; files must end in one of {suffixes}")
     rows.sort(key=lambda row: (row[0], row[1].name))
     return ImageFolder(root=root, paths=tuple(path for _, path in rows), folders=tuple(folder for folder, _ in rows))
 
 
-def _is_image(path: Path) -> bool:
-    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and not path.is_dir()
+def _is_image(path: Path, accepted: frozenset[str]) -> bool:
+    return path.suffix.lower() in accepted and not path.name.startswith(".") and not path.is_dir()
 
 
 def choose_balanced(dataset: ImageFolder, count: int, seed: int) -> tuple[Path, ...]:

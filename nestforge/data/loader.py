@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from nestforge.data.preprocess import ImageHWC, Preprocess, normalize_images, read_image
 from nestforge.errors import DataError
+
+Element = TypeVar("Element", bound=np.generic)
+Outcome = TypeVar("Outcome")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,14 +44,29 @@ def load_batches(
     At most `workers` images are being decoded while two batches' worth of decoded ones wait.
     """
 
+    def finish(images: Sequence[ImageHWC]) -> npt.NDArray[np.float32]:
+        return normalize_images(np.stack(images), preprocess)
+
+    return batch_in_order(paths, lambda path: read_image(path, preprocess), finish, batch=batch, workers=workers)
+
+
+def batch_in_order(
+    paths: Sequence[Path],
+    read: Callable[[Path], npt.NDArray[Element]],
+    finish: Callable[[Sequence[npt.NDArray[Element]]], npt.NDArray[np.float32]],
+    *,
+    batch: int,
+    workers: int,
+) -> Iterator[Batch | Unreadable]:
+    """Batch any arrays as `load_batches` does: `read` runs in threads, `finish` makes (B, 3, H, W) of up to B."""
+
     def flush() -> Batch:
-        images_nchw = normalize_images(np.stack([image for _, image in ready]), preprocess)
-        done = Batch(indices=tuple(index for index, _ in ready), images_nchw=images_nchw)
+        done = Batch(indices=tuple(index for index, _ in ready), images_nchw=finish([image for _, image in ready]))
         ready.clear()
         return done
 
-    ready: list[tuple[int, ImageHWC]] = []
-    for index, outcome in _decode_in_order(paths, preprocess, ahead=workers + 2 * batch, workers=workers):
+    ready: list[tuple[int, npt.NDArray[Element]]] = []
+    for index, outcome in map_in_order(paths, read, ahead=workers + 2 * batch, workers=workers):
         if isinstance(outcome, DataError):
             yield Unreadable(index=index, path=paths[index], reason=str(outcome))
             continue
@@ -60,20 +79,22 @@ def load_batches(
         yield flush()
 
 
-def _decode_in_order(
-    paths: Sequence[Path], preprocess: Preprocess, *, ahead: int, workers: int
-) -> Iterator[tuple[int, ImageHWC | DataError]]:
-    def decode(path: Path) -> ImageHWC | DataError:
+def map_in_order(
+    paths: Sequence[Path], function: Callable[[Path], Outcome], *, ahead: int, workers: int
+) -> Iterator[tuple[int, Outcome | DataError]]:
+    """Yield (index, result of `function` or its DataError) in order; threads run at most `ahead` paths ahead."""
+
+    def call(path: Path) -> Outcome | DataError:
         try:
-            return read_image(path, preprocess)
+            return function(path)
         except DataError as error:
             return error
 
-    waiting: deque[tuple[int, Future[ImageHWC | DataError]]] = deque()
+    waiting: deque[tuple[int, Future[Outcome | DataError]]] = deque()
     with ThreadPoolExecutor(workers, thread_name_prefix="decode") as pool:
         try:
             for index, path in enumerate(paths):
-                waiting.append((index, pool.submit(decode, path)))
+                waiting.append((index, pool.submit(call, path)))
                 if len(waiting) >= ahead:
                     first, future = waiting.popleft()
                     yield first, future.result()

@@ -104,7 +104,7 @@ Triple = tuple[float, float, float]
 
 
 class Preprocess(BaseModel):
-    """Decode to RGB, apply `ops` in order, then (pixel / 255 - mean) / std per channel."""
+    """Decode to RGB, apply `ops` in order, then (pixel / 255 - mean) / std per channel, in the order `channels`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -112,6 +112,7 @@ class Preprocess(BaseModel):
     mean: Triple = IMAGENET_MEAN
     std: Triple = IMAGENET_STD
     exif_orientation: bool = False  # the reference ignores it
+    channels: Literal["rgb", "bgr"] = "rgb"  # the order the network takes; mean and std are in that order
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -130,7 +131,10 @@ class Preprocess(BaseModel):
     @property
     def sha256(self) -> str:
         """Hash of the canonical JSON of this description."""
-        text = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        data = self.model_dump(mode="json")
+        if self.channels == "rgb":
+            del data["channels"]  # so that descriptions from before the key keep their hash
+        text = json.dumps(data, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
 
     def describe(self) -> str:
@@ -140,7 +144,7 @@ class Preprocess(BaseModel):
             f"{names[op.op]} {op.size}" + (f" {op.interpolation}" if not isinstance(op, CenterCrop) else "")
             for op in self.ops
         ]
-        return " -> ".join(["RGB", *steps, f"mean {list(self.mean)} std {list(self.std)}"])
+        return " -> ".join([self.channels.upper(), *steps, f"mean {list(self.mean)} std {list(self.std)}"])
 
 
 def make_reference_preprocess(size: int) -> Preprocess:
@@ -197,7 +201,8 @@ def normalize_images(images_nhwc: npt.NDArray[np.uint8], preprocess: Preprocess)
     out = np.empty((len(images_nhwc), 3, *images_nhwc.shape[1:3]), np.float32)
     for channel in range(3):
         mean, std = np.float32(preprocess.mean[channel]), np.float32(preprocess.std[channel])
-        np.take((levels - mean) / std, images_nhwc[..., channel], out=out[:, channel])
+        source = channel if preprocess.channels == "rgb" else 2 - channel
+        np.take((levels - mean) / std, images_nhwc[..., source], out=out[:, channel])
     return out
 
 

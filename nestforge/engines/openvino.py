@@ -20,6 +20,11 @@ class OpenVINOEngine:
 
     def __init__(self) -> None:
         self._core = openvino.Core()
+        # The binding finds numpy's C API at its first use; two threads that do so at the same time wait for each
+        # other for ever (one holds the interpreter's lock, the other the initializer's). So it is done here.
+        tensor = openvino.Tensor(np.zeros(1, np.float32))
+        tensor.get_element_type().to_dtype()
+        assert tensor.data.shape == (1,)
 
     @property
     def version(self) -> str:

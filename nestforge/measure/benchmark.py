@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from dataclasses import dataclass
@@ -100,7 +101,7 @@ def bench(
         raise ConfigError(f"seconds {seconds} is outside 0.1 to 86400")
     artifacts = [open_artifact(path) for path in ([artifact] if vs is None else [artifact, vs])]
     sessions = [opened.open_session(batch=batch, streams=streams, threads=threads) for opened in artifacts]
-    runs = [_Run(session) for session in sessions]
+    runs = [Run(session) for session in sessions]
     with progress("measuring", ROUNDS * len(runs) + len(runs)) as advance:
         for run in runs:
             run.spend(WARM_UP_SECONDS, record=False)
@@ -133,7 +134,7 @@ def bench(
     )
 
 
-def _compare(runs: list[_Run], other: Artifact) -> VersusBench:
+def _compare(runs: list[Run], other: Artifact) -> VersusBench:
     ours, theirs = runs
     ratio, low, high = compute_ratio_interval(ours.throughputs, theirs.throughputs)
     return VersusBench(
@@ -148,7 +149,7 @@ def _compare(runs: list[_Run], other: Artifact) -> VersusBench:
     )
 
 
-class _Run:
+class Run:
     """A session driven by one client thread a stream, and what was measured of it."""
 
     def __init__(self, session: Session) -> None:
@@ -160,13 +161,16 @@ class _Run:
         shape = (settings.batch, 3, settings.height, settings.width)
         self._inputs = [rng.standard_normal(shape, np.float32) for _ in range(settings.streams)]
 
-    def spend(self, seconds: float, *, record: bool) -> None:
-        """Keep every stream busy for `seconds`; each finishes the request it has begun, and at least one."""
+    def spend(self, seconds: float, *, record: bool, requests: int | None = None) -> None:
+        """Keep every stream busy for `seconds`; each finishes the request it has begun, and at least one.
+
+        With `requests`, each stream makes that many instead.
+        """
         latencies_ms: list[float] = []
         failures: list[BaseException] = []
         begin = time.perf_counter()
         clients = [
-            threading.Thread(target=self._serve, args=(images, begin + seconds, latencies_ms, failures))
+            threading.Thread(target=self._serve, args=(images, begin + seconds, requests, latencies_ms, failures))
             for images in self._inputs
         ]
         for client in clients:
@@ -181,15 +185,20 @@ class _Run:
             self.latencies_ms += latencies_ms
 
     def _serve(
-        self, images_nchw: Images, deadline: float, latencies_ms: list[float], failures: list[BaseException]
+        self,
+        images_nchw: Images,
+        deadline: float,
+        requests: int | None,
+        latencies_ms: list[float],
+        failures: list[BaseException],
     ) -> None:
         try:
-            while True:
+            for done in itertools.count(1):
                 begin = time.perf_counter()
                 self.session.run(images_nchw)
                 end = time.perf_counter()
                 latencies_ms.append((end - begin) * 1e3)
-                if end >= deadline:
+                if end >= deadline if requests is None else done >= requests:
                     return
         except Exception as error:  # carried to the thread that measures
             failures.append(error)

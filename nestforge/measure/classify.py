@@ -47,7 +47,7 @@ def classify_images(
         paths, artifact.manifest.preprocess, batch=session.settings.batch, workers=count_available_cores()
     )
     with progress(f"classifying with {artifact.folder.name}", len(paths)) as advance:
-        for item, logits in _run_ahead(session, batches):
+        for item, logits in run_ahead(session, batches):
             if isinstance(item, Unreadable) or logits is None:
                 assert isinstance(item, Unreadable)
                 advance(1)
@@ -70,7 +70,7 @@ def softmax(logits: Logits) -> npt.NDArray[np.float64]:
     return exponentials
 
 
-def _run_ahead(
+def run_ahead(
     session: Session, batches: Iterator[Batch | Unreadable]
 ) -> Iterator[tuple[Batch | Unreadable, Logits | None]]:
     """Run batches on the session's streams while the next ones are being loaded; keep their order."""

@@ -11,7 +11,7 @@ import pytest
 from nestforge.engines.base import Settings
 from nestforge.engines.fake import FakeEngine
 from nestforge.errors import ConfigError
-from nestforge.measure.benchmark import ROUNDS, _Run, bench
+from nestforge.measure.benchmark import ROUNDS, Run, bench
 from nestforge.measure.peak import measure_peak
 
 
@@ -36,7 +36,7 @@ def test_throughput_is_images_done_by_time_passed() -> None:
         time.sleep(0.01)
         return images.mean((2, 3))
 
-    run = _Run(FakeEngine(answer).open(b"", Settings(batch=4, height=2, width=2, streams=2)))
+    run = Run(FakeEngine(answer).open(b"", Settings(batch=4, height=2, width=2, streams=2)))
     for _ in range(3):
         run.spend(0.2, record=True)
     assert 300 < np.median(run.throughputs) <= 800
@@ -44,7 +44,7 @@ def test_throughput_is_images_done_by_time_passed() -> None:
 
 
 def test_warm_up_is_not_counted() -> None:
-    run = _Run(FakeEngine(lambda images: images.mean((2, 3))).open(b"", Settings(height=2, width=2)))
+    run = Run(FakeEngine(lambda images: images.mean((2, 3))).open(b"", Settings(height=2, width=2)))
     run.spend(0.01, record=False)
     assert run.latencies_ms == []
     assert run.throughputs == []
@@ -54,7 +54,7 @@ def test_a_failing_session_is_an_error() -> None:
     def answer(images: np.ndarray) -> np.ndarray:
         raise ValueError("broken")
 
-    run = _Run(FakeEngine(answer).open(b"", Settings(height=2, width=2)))
+    run = Run(FakeEngine(answer).open(b"", Settings(height=2, width=2)))
     with pytest.raises(ValueError, match="broken"):
         run.spend(0.01, record=True)
 
