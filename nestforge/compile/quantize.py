@@ -26,6 +26,7 @@ from nestforge.compile.calibrate import Range
 from nestforge.errors import ConfigError
 
 WEIGHT_MAX = 127
+SMALLEST_RANGE = 1e-30  # a scale must not underflow
 _OUTPUT_AXIS = {"Conv": 0, "Gemm": 1, "MatMul": 1}  # of the weight; Gemm's is 0 when transB
 _MOVES = frozenset({"MaxPool", "Flatten", "Reshape", "Squeeze", "Identity"})
 
@@ -107,28 +108,45 @@ def scale_weights(
     """Return the scale of each output channel for `rows`, shape (C_out, taps, C_in): weight = scale x int8.
 
     CPUs without a dot-product instruction add two neighbouring products, u8 x s8, in 16 bits. The sum stays below
-    32,768 for any activations when two neighbouring weights of one sign, along C_in, add up to at most 128; the
-    scale is made just large enough for that (127, which leaves one unit for rounding).
+    32,768 for any activations when two neighbouring weights of one sign add up to at most 128; the scale is made
+    just large enough for that (127, which leaves one unit for rounding). See `list_pairs` for who is whose neighbour.
     """
     reach = np.abs(rows).max((1, 2))
     if avoid_saturation:
-        padded = np.pad(rows, ((0, 0), (0, 0), (0, rows.shape[2] % 2)))
-        pairs = padded.reshape(*padded.shape[:2], -1, 2)
-        for part in (np.maximum(pairs, 0), np.maximum(-pairs, 0)):
-            reach = np.maximum(reach, part.sum(3).max((1, 2)))
+        for first, second in list_pairs(rows):
+            for sign in (1, -1):
+                both = np.maximum(sign * first, 0) + np.maximum(sign * second, 0)
+                reach = np.maximum(reach, both.reshape(len(rows), -1).max(1, initial=0))
     if not per_channel:
         reach = np.full_like(reach, reach.max())
-    reach = np.where(reach > 0, reach, 1.0)
+    reach = np.where(reach > SMALLEST_RANGE, reach, 1.0)
     return (reach / WEIGHT_MAX).astype(np.float32)
 
 
+Rows = npt.NDArray[np.float32]
+
+
+def list_pairs(rows: Rows) -> list[tuple[Rows, Rows]]:
+    """Return the weights of (C_out, taps, C_in) whose products a kernel may add first, as pairs of equal arrays.
+
+    Kernels take two neighbours along C_in at a time. With an odd C_in some pad the input and some let the next tap
+    begin in the middle of a pair: then every two neighbours in the order (taps, C_in) are counted.
+    """
+    if rows.shape[2] % 2 == 0:
+        return [(rows[:, :, ::2], rows[:, :, 1::2])]
+    flat = rows.reshape(len(rows), -1)
+    return [(flat[:, :-1], flat[:, 1:])]
+
+
 def _is_weighted(node: ir.Node) -> bool:
+    weight = ir.convenience.get_const_tensor(node.inputs[1]) if len(node.inputs) > 1 and node.inputs[1] else None
     return (
         node.op_type in _OUTPUT_AXIS
         and node.inputs[0] is not None
-        and node.inputs[1] is not None
         and not node.inputs[0].is_initializer()
-        and ir.convenience.get_const_tensor(node.inputs[1]) is not None
+        and weight is not None
+        and weight.dtype == ir.DataType.FLOAT
+        and (node.op_type == "Conv" or len(weight.shape) == 2)
         and not (node.op_type == "Gemm" and _has_flag(node, "transA"))
     )
 
@@ -136,6 +154,12 @@ def _is_weighted(node: ir.Node) -> bool:
 def _has_flag(node: ir.Node, name: str) -> bool:
     attribute = node.attributes.get(name)
     return attribute is not None and attribute.as_int() != 0
+
+
+def _is_depthwise(node: ir.Node, weight: npt.NDArray[np.float32]) -> bool:
+    """Tell whether each output reads one input: engines compute those tap by tap, without adding pairs."""
+    group = node.attributes.get("group")
+    return node.op_type == "Conv" and group is not None and group.as_int() == weight.shape[0] and weight.shape[1] == 1
 
 
 def _is_residual(node: ir.Node) -> bool:
@@ -166,7 +190,7 @@ def _reads_quantized(node: ir.Node) -> bool:
 def _quantize_activation(graph: ir.Graph, value: ir.Value, bounds: Range) -> None:
     uses = list(value.uses())
     width = bounds.high - bounds.low
-    scale = np.float32(width / 255 if width > 0 else 1.0)
+    scale = np.float32(width / 255 if width > SMALLEST_RANGE else 1.0)
     zero_point = np.uint8(np.clip(round(-bounds.low / float(scale)), 0, 255))
     inputs = [_add_initializer(graph, f"{value.name}.scale", np.asarray(scale))]
     inputs.append(_add_initializer(graph, f"{value.name}.zero_point", np.asarray(zero_point)))
@@ -191,9 +215,9 @@ def _quantize_weight(graph: ir.Graph, node: ir.Node, *, per_channel: bool, avoid
     weight = tensor.numpy()
     axis = 0 if node.op_type == "Gemm" and _has_flag(node, "transB") else _OUTPUT_AXIS[node.op_type]
     moved = np.moveaxis(weight, axis, 0)
-    # (C_out, taps, C_in): the neighbours that a kernel adds first are neighbours along C_in
-    rows = moved.reshape(*moved.shape[:2], -1).transpose(0, 2, 1)
-    scale = scale_weights(rows, per_channel=per_channel, avoid_saturation=avoid_saturation)
+    rows = moved.reshape(*moved.shape[:2], -1).transpose(0, 2, 1)  # (C_out, taps, C_in)
+    pairs_overflow = avoid_saturation and not _is_depthwise(node, weight)
+    scale = scale_weights(rows, per_channel=per_channel, avoid_saturation=pairs_overflow)
     quantized = np.round(moved / scale.reshape(-1, *[1] * (moved.ndim - 1)))
     quantized = np.moveaxis(np.clip(quantized, -WEIGHT_MAX, WEIGHT_MAX), 0, axis).astype(np.int8)
     inputs = [
