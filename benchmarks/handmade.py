@@ -31,7 +31,7 @@ from rich.console import Console
 from rich.progress import track
 
 import nestforge
-from nestforge.compile.onnxfile import read_onnx, write_onnx
+from nestforge.compile.onnxfile import read_onnx, serialize
 from nestforge.compile.passes.fold_batch_norm import fold_batch_norm
 from nestforge.config import parse_config
 from nestforge.data.imagefolder import choose_balanced, list_images
@@ -57,7 +57,7 @@ def make_contenders(images: Path, folder: Path) -> dict[str, Path]:
     fp32 = folder / "fp32.onnx"
     model = read_onnx(folder / "fp32" / "model.onnx")
     fold_batch_norm(model)
-    write_onnx(model, fp32)
+    fp32.write_bytes(serialize(model))
     paths = choose_balanced(list_images(images), PEER_IMAGES, seed=0)
     samples = [
         item.images_nchw

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 import nestforge
-from nestforge.errors import run_command
+from nestforge.errors import NestForgeError, run_command
 from nestforge.progress import show_bars
 
 if TYPE_CHECKING:
@@ -27,9 +27,25 @@ app = typer.Typer(
 )
 
 ArtifactArgument = Annotated[Path, typer.Argument(help="Folder that 'nestforge build' made.", show_default=False)]
+
+
+def check_json_target(target: str | None) -> str | None:
+    """Refuse a --json file that could not be written, before any work is done."""
+    if target is not None and target != "-":
+        path = Path(target)
+        if not target or path.is_dir() or not path.parent.is_dir():
+            raise NestForgeError(f"--json {target!r}: name a file in a folder that exists, or - for stdout")
+    return target
+
+
 JsonOption = Annotated[
     str | None,
-    typer.Option("--json", metavar="FILE", help="Write the result as JSON; - for stdout, and nothing else there."),
+    typer.Option(
+        "--json",
+        metavar="FILE",
+        callback=check_json_target,
+        help="Write the result as JSON; - for stdout, and nothing else there.",
+    ),
 ]
 
 
@@ -57,7 +73,9 @@ def export(
     size: Annotated[
         int | None, typer.Option(help="Square input size to count and check; default: the variant's.")
     ] = None,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="ONNX file; default: MODEL.onnx.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="ONNX file, replaced if it exists; default: MODEL.onnx.")
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Reproducible random weights instead of a checkpoint.")] = None,
     json: JsonOption = None,
 ) -> None:

@@ -153,7 +153,7 @@ def _apply_override(data: dict[str, Any], override: str) -> None:
         raise ConfigError(f"--set {override!r}: write key.path=value")
     try:
         value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except Exception as error:  # PyYAML's constructors raise whatever a wrong value leads them to
         raise ConfigError(f"--set {override!r}: the value is not valid YAML: {_one_line(error)}") from error
     *parents, leaf = key.split(".")
     for parent in parents:

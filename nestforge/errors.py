@@ -11,10 +11,13 @@ NestForgeError          base: one line, says what is wrong and what to do; the C
 from __future__ import annotations
 
 import difflib
+import signal
 import sys
+import warnings
 from collections.abc import Callable, Iterable
 
 INTERRUPTED = 130
+TERMINATED = 143
 
 
 class NestForgeError(Exception):
@@ -50,12 +53,24 @@ def suggest_nearest(word: str, known: Iterable[str]) -> str:
 def run_command(command: Callable[[], object], *, name: str, resumes: bool = False) -> None:
     """Run a command line called `name`; a `NestForgeError` is one line on stderr and exit code 2.
 
+    A termination signal unwinds like Ctrl-C, so that nothing half-written stays. Warnings are one line too.
     `resumes` says of a command that what it has written so far is kept and not written again.
     """
+
+    def warn(message: Warning | str, *_: object, **__: object) -> None:
+        print(f"{name}: warning: {message}", file=sys.stderr)
+
+    warnings.showwarning = warn  # type: ignore[assignment]
+    warnings.filterwarnings("ignore", module=r"PIL\.")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
     try:
         command()
     except NestForgeError as error:
         print(f"{name}: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:  # a name too long, a folder that may not be read, ...
+        where = f" {error.filename}" if error.filename else ""
+        print(f"{name}: cannot use{where}: {error.strerror or error}", file=sys.stderr)
         sys.exit(2)
     except SystemExit as stop:
         if stop.code == INTERRUPTED:  # typer turns Ctrl-C into this

@@ -52,15 +52,22 @@ def write_folder_aside(path: Path, *, overwrite: bool) -> Iterator[Path]:
         with _explain_os_errors(path):
             yield partial
             partial.chmod(0o755)
-            if path.exists():
-                old = partial.with_suffix(".old")
-                path.rename(old)
-                partial.rename(path)
-                shutil.rmtree(old)
-            else:
-                partial.rename(path)
+            _move_into_place(partial, path)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _move_into_place(partial: Path, path: Path) -> None:
+    """Rename; what was there before is removed only afterwards, and comes back if anything interrupts."""
+    old = partial.with_suffix(".old")
+    try:
+        if path.exists():
+            path.rename(old)
+        partial.rename(path)
+    finally:
+        if old.exists() and not path.exists():
+            old.rename(path)
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def check_output_folder(path: Path, *, overwrite: bool) -> None:
@@ -96,4 +103,4 @@ def write_json(value: Any, target: str) -> None:
         sys.stdout.write(text)
         return
     with write_file_aside(Path(target)) as partial:
-        partial.write_text(text, encoding="utf-8")
+        partial.write_text(text, encoding="utf-8", errors="surrogateescape")

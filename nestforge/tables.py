@@ -238,4 +238,4 @@ def show_config(config: BuildConfig, console: Console) -> None:
     import yaml
 
     text = yaml.safe_dump(config.model_dump(mode="json", exclude_none=True), sort_keys=False, default_flow_style=None)
-    console.print(f"[bold]settings[/]\n{escape(text.rstrip())}", highlight=False)
+    console.print(f"[bold]settings[/]\n{escape(text.rstrip())}", highlight=False, soft_wrap=True)

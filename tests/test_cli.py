@@ -112,6 +112,9 @@ def test_errors_are_one_line_and_exit_code_2(artifacts: dict[str, Path], dataset
         ("bench", artifacts["fp32"], "--batch", 0),
         ("inspect", "empty"),
         ("models", "--json", "nowhere/x.json"),
+        ("models", "--json", ""),
+        ("inspect", "n" * 300),
+        ("build", "bad.yaml", "--set", "output=2020-13-45"),
     ):
         done = run(*arguments, cwd=tmp_path, code=2)
         lines = [line for line in done.stderr.splitlines() if line.startswith("nestforge: ")]
@@ -127,7 +130,8 @@ def test_partly_unreadable_is_exit_code_1(artifacts: dict[str, Path], dataset: P
     assert "not a readable image" in done.stdout
 
 
-def test_ctrl_c_leaves_nothing(slim_config: dict[str, object], tmp_path: Path) -> None:
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_leaves_nothing(number: int, code: int, slim_config: dict[str, object], tmp_path: Path) -> None:
     config = {**slim_config, "model": {"name": "resnest101", "seed": 0}, "labels": None, "output": "out"}
     config["preprocess"] = None
     (tmp_path / "c.yaml").write_text(json.dumps(config))
@@ -137,9 +141,20 @@ def test_ctrl_c_leaves_nothing(slim_config: dict[str, object], tmp_path: Path) -
         assert process.poll() is None
         time.sleep(0.02)
     time.sleep(0.5)
-    os.killpg(process.pid, signal.SIGINT)
+    os.killpg(process.pid, number)
     _, stderr = process.communicate(timeout=120)
-    assert process.returncode == 130
-    assert "interrupted; nothing was written" in stderr
+    assert process.returncode == code
+    if code == 130:
+        assert "interrupted; nothing was written" in stderr
     assert "Traceback" not in stderr
     assert [path.name for path in tmp_path.iterdir()] == ["c.yaml"]
+
+
+def test_ctrl_c_during_a_benchmark(artifacts: dict[str, Path]) -> None:
+    command = [sys.executable, "-c", "from nestforge.cli import main; main()", "bench", str(artifacts["int8"])]
+    process = subprocess.Popen([*command, "--seconds", "30"], stderr=subprocess.PIPE, text=True, start_new_session=True)
+    time.sleep(5)
+    os.killpg(process.pid, signal.SIGINT)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in stderr

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -14,7 +15,7 @@ from nestforge.data.imagefolder import Label, read_labels
 from nestforge.data.preprocess import Preprocess
 from nestforge.engines import get_engine
 from nestforge.engines.base import Session, Settings
-from nestforge.engines.machine import count_available_cores
+from nestforge.engines.machine import count_available_cores, read_machine
 from nestforge.errors import ArtifactError, EngineError
 from nestforge.files import StrPath
 from nestforge.networks.checkpoint import hash_file
@@ -137,12 +138,21 @@ def open_artifact(folder: StrPath) -> Artifact:
     except (OSError, ValueError, RecursionError) as error:
         reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error).splitlines()[0]
         raise ArtifactError(f"{path} is damaged ({reason}); build the artifact again") from error
+    if manifest.preprocess.sha256 != manifest.preprocess_sha256 or MODEL_FILE not in manifest.outputs:
+        raise ArtifactError(f"{path} was changed: its preprocessing or list of files is not the built one; build again")
     for name, record in manifest.outputs.items():
         file = folder / name
         if Path(name).name != name or not file.is_file():
             raise ArtifactError(f"{folder} is incomplete: {name} is missing; build the artifact again")
         if hash_file(file) != record.sha256:
             raise ArtifactError(f"{file} is not the file that was built (its sha256 differs); build the artifact again")
+    quantization = manifest.quantization
+    if quantization and not quantization.saturation_avoided and not read_machine().has_int8_dot_product:
+        warnings.warn(
+            f"{folder} was built without protection from 16-bit overflow, and this CPU has no int8 dot product: "
+            "its answers are wrong here; build it again on this machine",
+            stacklevel=2,
+        )
     labels = read_labels(folder / LABELS_FILE) if LABELS_FILE in manifest.outputs else ()
     return Artifact(folder, manifest, labels or tuple(Label(str(index)) for index in range(manifest.classes)))
 

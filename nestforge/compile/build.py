@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import platform
-import resource
 import sys
 import time
 from collections import Counter
@@ -126,7 +125,7 @@ def build(
         built = engine.open(folder / MODEL_FILE, _replace_dtype(settings, resolved))
         parity = _measure_parity(engine.open(original, settings), built, images, progress)
         kernels = built.list_kernels()
-        warnings = _find_warnings(resolved, kernels)
+        warnings = _find_warnings(quantization, kernels)
         manifest = Manifest(
             format=1,
             name=source.name,
@@ -139,7 +138,7 @@ def build(
             fixed_batch=classifier.fixed_batch,
             gives_probabilities=classifier.gives_probabilities,
             kernel_macs=kernel_macs,
-            inputs=source.inputs | images.inputs,
+            inputs=source.inputs | _record_labels(resolved) | images.inputs,
             outputs={path.name: record_file(path) for path in sorted(folder.iterdir())},
             versions=_list_versions(engine),
             cpu_flags=read_machine().flags,
@@ -235,6 +234,10 @@ def _read_label_lines(config: BuildConfig, num_classes: int) -> list[str]:
     return [format_label(label) for label in labels]
 
 
+def _record_labels(config: BuildConfig) -> dict[str, FileRecord]:
+    return {config.labels: record_file(Path(config.labels))} if config.labels not in (None, "imagenet") else {}
+
+
 def _quantize(
     model: ir.Model, config: BuildConfig, images: _Images, engine: Engine, settings: Settings, progress: Progress
 ) -> QuantizationRecord:
@@ -294,11 +297,15 @@ def _count_kernels(kernels: Iterable[Kernel]) -> dict[str, dict[str, int]]:
     return table
 
 
-def _find_warnings(config: BuildConfig, kernels: Iterable[Kernel]) -> tuple[str, ...]:
-    """Name what an int8 build executes in float although it has weights."""
-    if config.dtype != "int8":
+def _find_warnings(quantization: QuantizationRecord | None, kernels: Iterable[Kernel]) -> tuple[str, ...]:
+    """Name what an int8 build executes in float although it has weights, and sums that this CPU will overflow."""
+    if quantization is None:
         return ()
-    return tuple(
+    unsafe = not quantization.saturation_avoided and not read_machine().has_int8_dot_product
+    overflow = (
+        ("this CPU overflows 16-bit sums of full-range weights: set quantize.saturation to auto",) if unsafe else ()
+    )
+    return overflow + tuple(
         f"{kernel.layer_type.lower()} {kernel.name} runs in {kernel.precision}, not in int8"
         for kernel in kernels
         if kernel.layer_type in _WEIGHTED_TYPES and kernel.precision not in _INT8_PRECISIONS
@@ -313,6 +320,8 @@ def _list_versions(engine: Engine) -> dict[str, str]:
 
 
 def read_peak_rss_bytes() -> int:
-    """Return the most memory this process has had resident so far."""
+    """Return the most memory this process has had resident so far (Linux and macOS)."""
+    import resource
+
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from nestforge.compile.onnxfile import serialize
 from nestforge.engines import get_engine
-from nestforge.engines.base import Images, Settings
+from nestforge.engines.base import Images, Logits, Settings
 from nestforge.engines.machine import count_available_cores
 from nestforge.errors import ModelError
 from nestforge.files import StrPath, write_file_aside
@@ -119,7 +119,9 @@ def export(
         partial.write_bytes(serialize(build_graph(variant, resolved.weights)))
         checks = check_parity(partial, variant, resolved.weights, size=size, progress=progress)
         worst = max(check.relative_difference for check in checks)
-        if not worst <= TOLERANCE:
+        if worst == float("inf"):
+            raise ModelError("the network's outputs are not finite on the probe images; check the checkpoint")
+        if worst > TOLERANCE:
             raise ModelError(
                 f"the exported file differs from torch by {worst:.2e} (limit {TOLERANCE:.0e}); nothing was written"
             )
@@ -169,10 +171,18 @@ def check_parity(
                 settings = Settings(batch=batch, height=side, width=side, threads=count_available_cores())
                 reference = TorchSession(variant, weights, settings).run(images_nchw[:batch])
                 exported = engine.open(path, settings).run(images_nchw[:batch])
-                difference = np.abs(exported - reference).max(1) / np.abs(reference).max(1)
-                checks.append(ParityCheck(batch=batch, size=side, relative_difference=float(difference.max())))
+                difference = compute_relative_difference(exported, reference)
+                checks.append(ParityCheck(batch=batch, size=side, relative_difference=difference))
                 advance(1)
     return tuple(checks)
+
+
+def compute_relative_difference(found: Logits, expected: Logits) -> float:
+    """Return max |found - expected| / max |expected| of the worst image; infinite where a value is not finite."""
+    if not (np.isfinite(found).all() and np.isfinite(expected).all()):
+        return float("inf")
+    difference, size = np.abs(found - expected).max(1), np.abs(expected).max(1)
+    return float((difference / np.where(size > 0, size, 1)).max())
 
 
 def make_probe_images(side: int) -> Images:

@@ -6,16 +6,19 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import onnx
 import onnx_ir as ir
 from onnx import version_converter
-from onnx_ir.passes.common import LiftConstantsToInitializersPass, NameFixPass
+from onnx_ir.passes.common import LiftConstantsToInitializersPass, NameFixPass, RemoveInitializersFromInputsPass
 
 from nestforge.errors import ModelError
 
 MAX_ONNX_BYTES = 2 << 30  # protobuf's own limit
 OLDEST_OPSET = 13  # the first with per-channel QuantizeLinear
 CONVERTED_OPSET = 17
+_SHAPE_ONLY = frozenset({"Flatten", "Reshape", "Squeeze", "Identity", "Cast"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,17 +58,13 @@ def read_onnx(path: Path) -> ir.Model:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ModelError(f"{path} is not a valid ONNX model ({reason}); export it again") from error
     LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+    RemoveInitializersFromInputsPass()(model)
     NameFixPass()(model)
     return model
 
 
-def write_onnx(model: ir.Model, path: Path) -> None:
-    """Write a model as one file; the same model gives the same bytes."""
-    path.write_bytes(serialize(model))
-
-
 def serialize(model: ir.Model) -> bytes:
-    """Return the bytes of a model, deterministically."""
+    """Return the bytes of a model's file; the same model gives the same bytes."""
     data: bytes = ir.to_proto(model).SerializeToString(deterministic=True)
     return data
 
@@ -86,19 +85,22 @@ def inspect_classifier(model: ir.Model) -> ImageClassifier:
         kind = value.dtype.name.lower() if value.dtype else "unknown"
         shown = ", ".join("?" if dim is None else str(dim) for dim in dims)
         raise ModelError(f"input {value.name!r} is ({shown}) {kind}; an image classifier takes (B, 3, H, W) float32")
-    proto = onnx.shape_inference.infer_shapes(_with_input(model, 1, dims[2] or 224, dims[3] or 224), data_prop=True)
+    probe = _with_input(model, dims[0] or 1, dims[2] or 224, dims[3] or 224)
+    proto = onnx.shape_inference.infer_shapes(probe, data_prop=True)
     output = proto.graph.output[0].type.tensor_type.shape.dim
     classes = [dim.dim_value for dim in output]
     if len(classes) != 2 or classes[1] < 2:
-        raise ModelError(f"output {proto.graph.output[0].name!r} is not (B, classes); cut the model at its classifier")
-    producer = model.graph.outputs[0].producer()
+        several = f" (the first of {len(proto.graph.output)} outputs)" if len(proto.graph.output) > 1 else ""
+        raise ModelError(
+            f"output {proto.graph.output[0].name!r}{several} is not (B, classes); make the class scores the only output"
+        )
     return ImageClassifier(
         input_name=str(value.name),
         fixed_batch=dims[0],
         fixed_height=dims[2],
         fixed_width=dims[3],
         num_classes=classes[1],
-        gives_probabilities=producer is not None and producer.op_type == "Softmax",
+        gives_probabilities=_ends_in_softmax(model),
     )
 
 
@@ -106,7 +108,7 @@ def append_softmax(model: ir.Model) -> None:
     """Make the graph give probabilities, in place; one that does already stays as it is."""
     logits = model.graph.outputs[0]
     producer = logits.producer()
-    if producer is None or producer.op_type == "Softmax":
+    if producer is None or _ends_in_softmax(model):
         return
     softmax = ir.node("Softmax", [logits], {"axis": 1}, name="softmax")
     probabilities = softmax.outputs[0]
@@ -137,6 +139,23 @@ def count_graph_macs(model: ir.Model, height: int, width: int) -> int:
             transposed = any(attribute.name == "transB" and attribute.i for attribute in node.attribute)
             macs += math.prod(out) * weight[-1 if transposed else -2]
     return macs
+
+
+def add_initializer(graph: ir.Graph, name: str, array: npt.NDArray[np.generic]) -> ir.Value:
+    """Add a constant; where the name is taken it gets underscores."""
+    while name in graph.initializers:
+        name += "_"
+    tensor = ir.tensor(array, name=name)
+    value = ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
+    graph.register_initializer(value)
+    return value
+
+
+def _ends_in_softmax(model: ir.Model) -> bool:
+    producer = model.graph.outputs[0].producer()
+    while producer is not None and producer.op_type in _SHAPE_ONLY and producer.inputs[0] is not None:
+        producer = producer.inputs[0].producer()
+    return producer is not None and producer.op_type == "Softmax"
 
 
 def _read_dims(value: ir.Value) -> list[int | None]:

@@ -23,6 +23,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from nestforge.compile.calibrate import Range
+from nestforge.compile.onnxfile import add_initializer
 from nestforge.errors import ConfigError
 
 WEIGHT_MAX = 127
@@ -192,8 +193,8 @@ def _quantize_activation(graph: ir.Graph, value: ir.Value, bounds: Range) -> Non
     width = bounds.high - bounds.low
     scale = np.float32(width / 255 if width > SMALLEST_RANGE else 1.0)
     zero_point = np.uint8(np.clip(round(-bounds.low / float(scale)), 0, 255))
-    inputs = [_add_initializer(graph, f"{value.name}.scale", np.asarray(scale))]
-    inputs.append(_add_initializer(graph, f"{value.name}.zero_point", np.asarray(zero_point)))
+    inputs = [add_initializer(graph, f"{value.name}.scale", np.asarray(scale))]
+    inputs.append(add_initializer(graph, f"{value.name}.zero_point", np.asarray(zero_point)))
     quantize = ir.node("QuantizeLinear", [value, *inputs], name=f"{value.name}.quantize")
     quantize.outputs[0].name = f"{value.name}.quantized"
     dequantize = ir.node("DequantizeLinear", [quantize.outputs[0], *inputs], name=f"{value.name}.dequantize")
@@ -221,9 +222,9 @@ def _quantize_weight(graph: ir.Graph, node: ir.Node, *, per_channel: bool, avoid
     quantized = np.round(moved / scale.reshape(-1, *[1] * (moved.ndim - 1)))
     quantized = np.moveaxis(np.clip(quantized, -WEIGHT_MAX, WEIGHT_MAX), 0, axis).astype(np.int8)
     inputs = [
-        _add_initializer(graph, f"{node.name}.weight_int8", np.ascontiguousarray(quantized)),
-        _add_initializer(graph, f"{node.name}.weight_scale", scale),
-        _add_initializer(graph, f"{node.name}.weight_zero_point", np.zeros(len(scale), np.int8)),
+        add_initializer(graph, f"{node.name}.weight_int8", np.ascontiguousarray(quantized)),
+        add_initializer(graph, f"{node.name}.weight_scale", scale),
+        add_initializer(graph, f"{node.name}.weight_zero_point", np.zeros(len(scale), np.int8)),
     ]
     dequantize = ir.node("DequantizeLinear", inputs, {"axis": axis}, name=f"{node.name}.weight_dequantize")
     dequantize.outputs[0].name = f"{node.name}.weight_dequantized"
@@ -231,10 +232,3 @@ def _quantize_weight(graph: ir.Graph, node: ir.Node, *, per_channel: bool, avoid
     node.replace_input_with(1, dequantize.outputs[0])
     if not value.uses():
         graph.initializers.pop(str(value.name), None)
-
-
-def _add_initializer(graph: ir.Graph, name: str, array: npt.NDArray[np.generic]) -> ir.Value:
-    tensor = ir.tensor(array, name=name)
-    value = ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
-    graph.register_initializer(value)
-    return value

@@ -99,7 +99,7 @@ def read_labels(path: Path) -> tuple[Label, ...]:
     try:
         if path.stat().st_size > MAX_LABEL_BYTES:
             raise DataError(f"label file {path} is over {MAX_LABEL_BYTES >> 20} MiB; give one class name a line")
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise DataError(f"cannot read label file {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:

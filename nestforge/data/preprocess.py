@@ -30,7 +30,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 class _Op(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
 class ECenterCrop(_Op):
@@ -106,7 +106,7 @@ Triple = tuple[float, float, float]
 class Preprocess(BaseModel):
     """Decode to RGB, apply `ops` in order, then (pixel / 255 - mean) / std per channel, in the order `channels`."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
     ops: tuple[GeometryOp, ...] = ()
     mean: Triple = IMAGENET_MEAN
@@ -155,10 +155,11 @@ def make_reference_preprocess(size: int) -> Preprocess:
 def decode_image(path: Path, *, exif_orientation: bool = False) -> Image.Image:
     """Decode any image Pillow knows to RGB.
 
-    16-bit and float grey values are scaled to 8 bits; alpha is dropped; the first frame of an animation is used.
+    16-bit grey values are scaled to 8 bits, 32-bit ones (TIFF) clipped as Pillow does; alpha is dropped; the first
+    frame of an animation is used.
 
     Raises:
-        DataError: not a readable image, or more than `MAX_PIXELS`.
+        DataError: not a readable image, float pixels, or more than `MAX_PIXELS`.
     """
     try:
         with Image.open(path) as image:
@@ -166,15 +167,17 @@ def decode_image(path: Path, *, exif_orientation: bool = False) -> Image.Image:
                 raise DataError(f"{path}: {image.size[0]}x{image.size[1]} is more than {MAX_PIXELS:,} pixels")
             image.load()
             return _convert_to_rgb(ImageOps.exif_transpose(image) if exif_orientation else image)
-    except DataError:
-        raise
+    except DataError as error:
+        raise DataError(f"{path}: {str(error).removeprefix(f'{path}: ')}") from error
     except Exception as error:  # Pillow's decoders raise whatever the broken bytes lead them to
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(f"{path}: not a readable image ({reason})") from error
 
 
 def _convert_to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "TIFF")):
+    if image.mode == "F":
+        raise DataError("pixels are floating-point numbers of unknown range; save it with 8 or 16 bits")
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
         grey = (np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8)
         return Image.fromarray(grey).convert("RGB")
     return image.convert("RGB")
@@ -213,6 +216,6 @@ def parse_preprocess(data: object) -> Preprocess:
         ConfigError: not a valid description.
     """
     try:
-        return Preprocess.model_validate(data)
-    except ValueError as error:
+        return Preprocess.model_validate_json(json.dumps(data))
+    except (ValueError, TypeError) as error:
         raise ConfigError(f"bad preprocessing: {str(error).splitlines()[-1].strip()}") from error

@@ -156,6 +156,7 @@ class Run:
         self.session = session
         self.throughputs: list[float] = []  # images a second, one a round
         self.latencies_ms: list[float] = []
+        self._stopping = threading.Event()
         settings = session.settings
         rng = np.random.default_rng(0)
         shape = (settings.batch, 3, settings.height, settings.width)
@@ -168,6 +169,7 @@ class Run:
         """
         latencies_ms: list[float] = []
         failures: list[BaseException] = []
+        self._stopping.clear()
         begin = time.perf_counter()
         clients = [
             threading.Thread(target=self._serve, args=(images, begin + seconds, requests, latencies_ms, failures))
@@ -175,8 +177,13 @@ class Run:
         ]
         for client in clients:
             client.start()
-        for client in clients:
-            client.join()
+        try:
+            for client in clients:
+                client.join()
+        finally:  # an engine must not be torn down while a request runs
+            self._stopping.set()
+            for client in clients:
+                client.join()
         elapsed = time.perf_counter() - begin
         if failures:
             raise failures[0]
@@ -198,7 +205,8 @@ class Run:
                 self.session.run(images_nchw)
                 end = time.perf_counter()
                 latencies_ms.append((end - begin) * 1e3)
-                if end >= deadline if requests is None else done >= requests:
+                finished = end >= deadline if requests is None else done >= requests
+                if finished or self._stopping.is_set():
                     return
         except Exception as error:  # carried to the thread that measures
             failures.append(error)

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from nestforge.engines.base import Dtype
+from nestforge.engines.machine import count_available_cores
 
 _SOURCE = Path(__file__).with_name("peak.c")
 _SECONDS = 0.15
@@ -33,13 +34,13 @@ class Peak:
 def measure_peak(dtype: Dtype, threads: int) -> Peak | None:
     """Measure the peak for `dtype` on `threads` threads.
 
-    A register-only loop where a C compiler is installed. Without one, fp32 falls back to numpy's matrix product,
-    which is below the true peak; the others have no fallback and give None.
+    A register-only loop where a C compiler is installed. Without one, fp32 on all cores falls back to numpy's matrix
+    product, which is below the true peak; everything else gives None.
     """
     loop = _compile_loop(dtype)
     if loop is not None:
         return Peak(macs_per_second=_time_loop(loop, threads), threads=threads, method="register loop")
-    if dtype == "fp32":
+    if dtype == "fp32" and threads == count_available_cores():
         return Peak(macs_per_second=_time_gemm(), threads=threads, method="GEMM")
     return None
 

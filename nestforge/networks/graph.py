@@ -2,7 +2,7 @@
 
 The graph has the nodes of the authors' network, dynamic batch, height and width, and initializers that carry the
 names of the state dict. It is written a second time, independently of `resnest`, so that each proves the other:
-`export_onnx` runs both and compares.
+`nestforge.export` runs both and compares.
 """
 
 from __future__ import annotations

@@ -36,7 +36,7 @@ def test_int8_artifact(artifacts: dict[str, Path]) -> None:
     assert manifest["parity"]["data"] == "calibration"
     assert manifest["quantization"]["weighted_layers"] == 28
     assert manifest["quantization"]["saturation_avoided"] is not read_machine().has_int8_dot_product
-    assert len(manifest["inputs"]) == 20
+    assert len(manifest["inputs"]) == 20 + 1  # the images and the labels
     assert all(len(record["sha256"]) == 64 for record in manifest["inputs"].values())
     artifact = open_artifact(artifacts["int8"])
     assert artifact.manifest.preprocess.sha256 == artifact.manifest.preprocess_sha256
@@ -70,6 +70,7 @@ CHANGES: list[tuple[str, Any]] = [
 
 
 @pytest.mark.parametrize(("key", "value"), CHANGES, ids=[key for key, _ in CHANGES])
+@pytest.mark.filterwarnings("ignore:.*without protection from 16-bit overflow")
 def test_every_key_changes_the_model(
     key: str, value: Any, slim_config: Config, artifacts: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -257,6 +258,46 @@ def test_changed_artifact_is_refused(slim_config: Config, tmp_path: Path) -> Non
         open_artifact(out)
     with pytest.raises(ArtifactError, match="is no artifact"):
         open_artifact(tmp_path / "none")
+
+
+def test_changed_manifest_is_refused(slim_config: Config, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    build_with(slim_config, out, dtype="fp32")
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert str(slim_config["labels"]) in manifest["inputs"]
+    for change in ({"outputs": {}}, {"preprocess": {**manifest["preprocess"], "exif_orientation": True}}):
+        (out / "manifest.json").write_text(json.dumps({**manifest, **change}))
+        with pytest.raises(ArtifactError, match="was changed"):
+            open_artifact(out)
+
+
+@pytest.mark.skipif(read_machine().has_int8_dot_product, reason="nothing overflows on this CPU")
+def test_ignored_saturation_is_said_aloud(slim_config: Config, tmp_path: Path) -> None:
+    config = {**slim_config, "quantize": {"saturation": "ignore"}, "output": str(tmp_path / "out")}
+    result = build(parse_config(config, source="test"))
+    assert "overflows 16-bit sums" in result.warnings[0]
+    with pytest.warns(UserWarning, match="its answers are wrong here"):
+        open_artifact(tmp_path / "out")
+
+
+def test_interrupted_replacement_keeps_the_old_artifact(
+    slim_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    build_with(slim_config, out, dtype="fp32")
+    rename = Path.rename
+
+    def interrupt(source: Path, target: Path) -> Path:
+        if source.name.endswith(".partial"):
+            raise KeyboardInterrupt
+        return rename(source, target)
+
+    monkeypatch.setattr(Path, "rename", interrupt)
+    config = parse_config({**slim_config, "output": str(out)}, source="test")
+    with pytest.raises(KeyboardInterrupt):
+        build(config, overwrite=True)
+    assert inspect(out)["config"]["dtype"] == "fp32"
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
 def test_read_config_and_overrides(slim_config: Config, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from nestforge.compile import export as module
-from nestforge.compile.export import export, make_probe_images
+from nestforge.compile.export import compute_relative_difference, export, make_probe_images
 from nestforge.errors import ModelError, NestForgeError
 from nestforge.networks.layers import make_seeded_weights
 from nestforge.networks.zoo import get_variant
@@ -53,6 +53,24 @@ def test_a_difference_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(module, "get_engine", lambda name: Off())
     with pytest.raises(ModelError, match=r"differs from torch by 1\.\d+e-03"):
+        export("resnest14_slim", seed=0, output=tmp_path / "m.onnx")
+    assert not list(tmp_path.iterdir())
+
+
+def test_relative_difference() -> None:
+    a = np.array([[1.0, -4.0], [0.0, 0.0]], np.float32)
+    assert compute_relative_difference(a, a) == 0
+    assert compute_relative_difference(a + np.float32(1), a) == 1
+    for value in (np.nan, np.inf):
+        assert compute_relative_difference(np.full_like(a, value), a) == np.inf
+        assert compute_relative_difference(a, np.full_like(a, value)) == np.inf
+
+
+def test_overflowing_network_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    weights = make_seeded_weights(get_variant("resnest14_slim"), 0)
+    weights["fc.weight"] *= np.float32(1e38)
+    monkeypatch.setattr(module, "make_seeded_weights", lambda *_: weights)
+    with pytest.raises(ModelError, match="not finite on the probe images"):
         export("resnest14_slim", seed=0, output=tmp_path / "m.onnx")
     assert not list(tmp_path.iterdir())
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 
-from nestforge.compile.onnxfile import count_graph_macs, inspect_classifier, read_onnx
+from nestforge.compile.onnxfile import add_initializer, count_graph_macs, inspect_classifier, read_onnx
 from nestforge.errors import ModelError
 from nestforge.networks.layers import count_kernel_macs
 from nestforge.networks.zoo import get_variant
@@ -70,3 +71,25 @@ def test_external_data_is_not_followed(slim_onnx: Path, tmp_path: Path) -> None:
     onnx.save(proto, tmp_path / "m.onnx", save_as_external_data=True, location="weights.bin", size_threshold=0)
     with pytest.raises(ModelError, match="in other files"):
         read_onnx(tmp_path / "m.onnx")
+
+
+def test_softmax_before_a_reshape_counts(tmp_path: Path) -> None:
+    text = """<ir_version: 9, opset_import: ["" : 17]> g (float[n,3,8,8] x) => (float[n,3] y)
+        { p = GlobalAveragePool(x)  s = Softmax<axis = 1>(p)  f = Flatten(s)  y = Identity(f) }"""
+    assert inspect_classifier(read_onnx(write_model(text, tmp_path / "m.onnx"))).gives_probabilities
+
+
+def test_weights_that_are_also_inputs_and_fixed_batches(tmp_path: Path) -> None:
+    text = """<ir_version: 9, opset_import: ["" : 17]> g (float[4,3,8,8] x, float[3,2] w) => (float[4,2] y)
+        <float[3,2] w = {1,2,3,4,5,6}, int64[2] shape = {4,-1}>
+        { p = GlobalAveragePool(x)  f = Reshape(p, shape)  y = MatMul(f, w) }"""
+    model = read_onnx(write_model(text, tmp_path / "m.onnx"))
+    assert [value.name for value in model.graph.inputs] == ["x"]
+    classifier = inspect_classifier(model)
+    assert (classifier.fixed_batch, classifier.num_classes) == (4, 2)
+
+
+def test_taken_names_are_avoided(slim_onnx: Path) -> None:
+    graph = read_onnx(slim_onnx).graph
+    first, second = (add_initializer(graph, "fc.weight", np.zeros(1, np.float32)) for _ in range(2))
+    assert len({"fc.weight", first.name, second.name}) == 3

@@ -100,6 +100,15 @@ def test_every_mode_becomes_rgb(mode: str, tmp_path: Path) -> None:
         assert np.abs(pixels - grey[..., None]).max() <= 12
 
 
+def test_16_bit_pgm_and_float_tiff(tmp_path: Path) -> None:
+    grey = np.arange(256, dtype=np.uint16).reshape(16, 16)
+    (tmp_path / "x.pgm").write_bytes(b"P5 16 16 65535\n" + (grey * 257).astype(">u2").tobytes())
+    assert np.array_equal(np.asarray(decode_image(tmp_path / "x.pgm"))[..., 0], grey)
+    Image.fromarray(grey.astype(np.float32) / 255).save(tmp_path / "x.tiff")
+    with pytest.raises(DataError, match=r"x\.tiff: pixels are floating-point"):
+        decode_image(tmp_path / "x.tiff")
+
+
 def test_exif_orientation_only_if_asked(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # rotated by 90 degrees
@@ -139,6 +148,7 @@ def test_hash_depends_on_everything_and_nothing_else() -> None:
 
 
 def test_bad_descriptions() -> None:
-    for data in ({"ops": [{"op": "rotate"}]}, {"std": [0, 1, 1]}, {"ops": [{"op": "resize", "size": 0}]}, 5):
+    wrong = ({"std": [0, 1, 1]}, {"std": [float("nan"), 1, 1]}, {"mean": ["0.5", 0, 0]}, {"exif_orientation": "yes"}, 5)
+    for data in (*wrong, {"ops": [{"op": "rotate"}]}, {"ops": [{"op": "resize", "size": 0}]}, {"ops": object()}):
         with pytest.raises(ConfigError, match="bad preprocessing"):
             parse_preprocess(data)

@@ -10,6 +10,7 @@ import pytest
 
 from nestforge.engines.base import Settings
 from nestforge.engines.fake import FakeEngine
+from nestforge.engines.machine import count_available_cores
 from nestforge.errors import ConfigError
 from nestforge.measure.benchmark import ROUNDS, Run, bench
 from nestforge.measure.peak import measure_peak
@@ -67,8 +68,9 @@ def test_settings_out_of_range(artifacts: dict[str, Path]) -> None:
 
 def test_peak_without_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shutil.which", lambda name: None)
-    peak = measure_peak("fp32", 1)
+    peak = measure_peak("fp32", count_available_cores())
     assert peak is not None
     assert peak.method == "GEMM"
     assert peak.macs_per_second > 1e8
     assert measure_peak("int8", 1) is None
+    assert measure_peak("fp32", 1000) is None

@@ -12,6 +12,8 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
+from nestforge.compile.onnxfile import add_initializer
+
 
 def fold_batch_norm(model: ir.Model) -> int:
     """Rewrite `model` in place; return the number of batch norms folded."""
@@ -52,14 +54,10 @@ def fold_batch_norm(model: ir.Model) -> int:
 
 def _replace_pair(graph: ir.Graph, conv: ir.Node, norm: ir.Node, weight: np.ndarray, bias: np.ndarray) -> None:
     name = conv.name or conv.outputs[0].name
-    parameters = []
-    for leaf, array in (("weight", weight), ("bias", bias)):
-        tensor = ir.tensor(array.astype(np.float32), name=f"{name}.folded_{leaf}")
-        value = ir.Value(
-            name=tensor.name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor
-        )
-        graph.register_initializer(value)
-        parameters.append(value)
+    parameters = [
+        add_initializer(graph, f"{name}.folded_{leaf}", array.astype(np.float32))
+        for leaf, array in (("weight", weight), ("bias", bias))
+    ]
     folded = ir.Node("", "Conv", [conv.inputs[0], *parameters], list(conv.attributes.values()), name=name)
     output = folded.outputs[0]
     output.name, output.type, output.shape = norm.outputs[0].name, norm.outputs[0].type, norm.outputs[0].shape
