@@ -60,7 +60,7 @@ def run_command(command: Callable[[], object], *, name: str, resumes: bool = Fal
     def warn(message: Warning | str, *_: object, **__: object) -> None:
         print(f"{name}: warning: {message}", file=sys.stderr)
 
-    warnings.showwarning = warn  # type: ignore[assignment]
+    warnings.showwarning = warn
     warnings.filterwarnings("ignore", module=r"PIL\.")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
     try:
