@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -167,49 +168,32 @@ class Run:
 
         With `requests`, each stream makes that many instead.
         """
-        latencies_ms: list[float] = []
-        failures: list[BaseException] = []
         self._stopping.clear()
         begin = time.perf_counter()
-        clients = [
-            threading.Thread(target=self._serve, args=(images, begin + seconds, requests, latencies_ms, failures))
-            for images in self._inputs
-        ]
-        for client in clients:
-            client.start()
-        try:
-            for client in clients:
-                client.join()
-        finally:  # an engine must not be torn down while a request runs
-            self._stopping.set()
-            for client in clients:
-                client.join()
+        with ThreadPoolExecutor(len(self._inputs), thread_name_prefix="client") as pool:
+            clients = [pool.submit(self._serve, images, begin + seconds, requests) for images in self._inputs]
+            try:
+                latencies_ms = [latency for client in clients for latency in client.result()]
+            finally:  # an engine must not be torn down while a request runs
+                self._stopping.set()
+                wait(clients)
         elapsed = time.perf_counter() - begin
-        if failures:
-            raise failures[0]
         if record:
             self.throughputs.append(len(latencies_ms) * self.session.settings.batch / elapsed)
             self.latencies_ms += latencies_ms
 
-    def _serve(
-        self,
-        images_nchw: Images,
-        deadline: float,
-        requests: int | None,
-        latencies_ms: list[float],
-        failures: list[BaseException],
-    ) -> None:
-        try:
-            for done in itertools.count(1):
-                begin = time.perf_counter()
-                self.session.run(images_nchw)
-                end = time.perf_counter()
-                latencies_ms.append((end - begin) * 1e3)
-                finished = end >= deadline if requests is None else done >= requests
-                if finished or self._stopping.is_set():
-                    return
-        except Exception as error:  # carried to the thread that measures
-            failures.append(error)
+    def _serve(self, images_nchw: Images, deadline: float, requests: int | None) -> list[float]:
+        """Run requests one after the other; return their latencies in milliseconds."""
+        latencies_ms: list[float] = []
+        for done in itertools.count(1):
+            begin = time.perf_counter()
+            self.session.run(images_nchw)
+            end = time.perf_counter()
+            latencies_ms.append((end - begin) * 1e3)
+            finished = end >= deadline if requests is None else done >= requests
+            if finished or self._stopping.is_set():
+                break
+        return latencies_ms
 
     def summarize_latency(self) -> Latency:
         p50, p90, p99 = (float(value) for value in np.percentile(self.latencies_ms, [50, 90, 99]))
