@@ -19,7 +19,7 @@ from nestforge.engines.machine import count_available_cores
 
 _SOURCE = Path(__file__).with_name("peak.c")
 _SECONDS = 0.15
-_ROUNDS = 3
+_ROUNDS = 6
 
 
 @dataclass(frozen=True, kw_only=True)
