@@ -114,11 +114,22 @@ def read_yaml(path: Path) -> Any:
     except ValueError as error:
         raise ConfigError(f"{path} is not UTF-8 text; write the build file as YAML") from error
     try:
-        data = yaml.safe_load(text)
+        data = yaml.load(text, Loader=_StrictLoader)  # noqa: S506 (a SafeLoader)
     except Exception as error:  # PyYAML's constructors raise whatever a wrong tag leads them to
         raise ConfigError(f"{path} is not valid YAML: {_one_line(error)}") from error
     _check_expanded_size(data, path)
     return data
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """PyYAML's safe loader, which by itself lets the last of two equal keys win."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.value != "<<"]
+        twice = next((key for key in keys if keys.count(key) > 1), None)
+        if twice is not None:
+            raise ValueError(f"the key {twice!r} stands twice (line {node.start_mark.line + 1} and below)")
+        return super().construct_mapping(node, deep)
 
 
 def _check_expanded_size(data: Any, path: Path) -> None:

@@ -315,6 +315,9 @@ def test_read_config_and_overrides(slim_config: Config, tmp_path: Path) -> None:
             read_config(path, [override])
     with pytest.raises(ConfigError, match="cannot read build file"):
         read_config(tmp_path / "none.yaml")
+    path.write_text("output: a\noutput: b\n")
+    with pytest.raises(ConfigError, match="the key 'output' stands twice"):
+        read_config(path)
     for text in ("a: [", "- 1", "", "\x00", "&a [*a]"):
         path.write_text(text)
         with pytest.raises(ConfigError):
