@@ -103,7 +103,8 @@ def build(
     engine = get_engine(resolved.engine)
     if not engine.supports(resolved.dtype):
         raise ConfigError(f"{resolved.engine} has no {resolved.dtype} on this CPU; choose another dtype or engine")
-    source = _load_source(resolved, progress)
+    with progress("reading the model", None):
+        source = _load_source(resolved, progress)
     if resolved.append_softmax:
         append_softmax(source.model)
     classifier = inspect_classifier(source.model)
@@ -122,7 +123,8 @@ def build(
         (folder / MODEL_FILE).write_bytes(serialize(source.model))
         if labels:
             (folder / LABELS_FILE).write_text("".join(f"{line}\n" for line in labels), encoding="utf-8")
-        built = engine.open(folder / MODEL_FILE, _replace_dtype(settings, resolved))
+        with progress("compiling the built model", None):
+            built = engine.open(folder / MODEL_FILE, _replace_dtype(settings, resolved))
         parity = _measure_parity(engine.open(original, settings), built, images, progress)
         kernels = built.list_kernels()
         warnings = _find_warnings(quantization, kernels)

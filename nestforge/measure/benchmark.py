@@ -101,10 +101,11 @@ def bench(
     if not 0.1 <= seconds <= 86_400:
         raise ConfigError(f"seconds {seconds} is outside 0.1 to 86400")
     artifacts = [open_artifact(path) for path in ([artifact] if vs is None else [artifact, vs])]
-    sessions = [opened.open_session(batch=batch, streams=streams, threads=threads) for opened in artifacts]
-    runs = [Run(session) for session in sessions]
     manifest = artifacts[0].manifest
-    peaks = [measure_peak(manifest.config.dtype, threads)]
+    with progress("opening, and measuring the machine's peak", None):
+        sessions = [opened.open_session(batch=batch, streams=streams, threads=threads) for opened in artifacts]
+        runs = [Run(session) for session in sessions]
+        peaks = [measure_peak(manifest.config.dtype, threads)]
     with progress("measuring", ROUNDS * len(runs) + len(runs)) as advance:
         for run in runs:
             run.spend(WARM_UP_SECONDS, record=False)

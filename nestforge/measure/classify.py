@@ -42,7 +42,8 @@ def classify_images(
     Answers come in the order of the list; an `Unreadable` may come before answers of earlier images.
     """
     batch = artifact.choose_batch(min(BATCH, max(1, len(paths))))
-    session = session or artifact.open_session(batch=batch)
+    with progress(f"opening {artifact.folder.name}", None):
+        session = session or artifact.open_session(batch=batch)
     batches = load_batches(
         paths, artifact.manifest.preprocess, batch=session.settings.batch, workers=count_available_cores()
     )
