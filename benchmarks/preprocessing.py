@@ -160,7 +160,10 @@ def show(rows: list[Row]) -> None:
         difference, p = "-", "-"
         if paired is not None:
             low, high = f"{100 * paired.low:+.2f}", f"{100 * paired.high:+.2f}"
-            difference, p = f"{100 * paired.difference:+.2f} pp ({low} to {high})", f"{paired.mcnemar_p:.2g}"
+            difference, p = (
+                f"{100 * paired.difference:+.2f} pp ({low} to {high})",
+                f"{paired.mcnemar_p:.2g}" if paired.mcnemar_p else "<1e-300",
+            )
         top1 = f"{row.top1:.2%} ({row.low:.2%} to {row.high:.2%})"
         print(f"| {row.change} | {top1} | {difference} | {p} | {row.answers_changed} |")
 
