@@ -26,7 +26,7 @@ from nestforge.engines.machine import read_machine
 from nestforge.files import write_json
 from nestforge.measure.evaluate import Evaluation
 from nestforge.progress import show_bars
-from nestforge.tables import make_grid
+from nestforge.tables.layout import make_grid
 
 OURS = {
     "ours, percentile (default)": (),

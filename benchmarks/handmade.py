@@ -42,7 +42,7 @@ from nestforge.engines.base import Session, Settings
 from nestforge.engines.machine import count_available_cores, read_machine
 from nestforge.files import write_json
 from nestforge.measure.statistics import compute_ratio_interval
-from nestforge.tables import make_grid
+from nestforge.tables.layout import make_grid
 
 SIZE = 224
 PEER_IMAGES = 16  # ranges hardly move the speed; NNCF and ONNX Runtime are slow and hungry beyond that

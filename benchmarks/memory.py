@@ -20,7 +20,7 @@ from rich.console import Console
 
 from nestforge.engines.machine import read_machine
 from nestforge.files import write_json
-from nestforge.tables import make_grid
+from nestforge.tables.layout import make_grid
 
 COUNTS = (10, 50, 150, 300)
 

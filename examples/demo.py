@@ -24,7 +24,7 @@ from nestforge.files import write_json
 from nestforge.measure.benchmark import Bench
 from nestforge.measure.evaluate import Evaluation
 from nestforge.progress import show_bars
-from nestforge.tables import format_rate, make_grid
+from nestforge.tables.layout import format_rate, make_grid
 
 DEMO = Path("demo")
 SECONDS = 4.0

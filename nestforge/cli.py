@@ -61,7 +61,7 @@ def start(
 @app.command()
 def models(json: JsonOption = None) -> None:
     """List every variant: size, parameters, MACs, published top-1, weight hash."""
-    from nestforge.tables import show_models
+    from nestforge.tables.networks import show_models
 
     _deliver(nestforge.models(), show_models, json)
 
@@ -80,7 +80,7 @@ def export(
     json: JsonOption = None,
 ) -> None:
     """Export a checkpoint to ONNX and prove it equal to the torch module."""
-    from nestforge.tables import show_export
+    from nestforge.tables.networks import show_export
 
     result = nestforge.export(model, weights=weights, size=size, output=output, seed=seed, progress=show_bars)
     _deliver(result, show_export, json)
@@ -99,7 +99,7 @@ def build(
 ) -> None:
     """Build an artifact (fp32, bf16 or int8) from one YAML file."""
     from nestforge.config import read_config
-    from nestforge.tables import show_build, show_config
+    from nestforge.tables.builds import show_build, show_config
 
     resolved = read_config(config, overrides or ())
     show_config(resolved, _stderr())
@@ -114,7 +114,7 @@ def predict(
     json: JsonOption = None,
 ) -> None:
     """Classify images: the best classes with names and probabilities. Exit code 1 if some could not be read."""
-    from nestforge.tables import show_predictions
+    from nestforge.tables.measurements import show_predictions
 
     predictions = nestforge.predict(artifact, images, top=top, progress=show_bars)
     _deliver(predictions, show_predictions, json)
@@ -131,7 +131,7 @@ def evaluate(
     json: JsonOption = None,
 ) -> None:
     """Measure top-1 and top-5 on labelled folders, with intervals and paired statistics."""
-    from nestforge.tables import show_evaluation
+    from nestforge.tables.measurements import show_evaluation
 
     result = nestforge.evaluate(artifact, dataset, vs=vs, limit=limit, progress=show_bars)
     _deliver(result, show_evaluation, json)
@@ -148,7 +148,7 @@ def bench(
     json: JsonOption = None,
 ) -> None:
     """Measure throughput, latency and the share of the machine's peak."""
-    from nestforge.tables import show_bench
+    from nestforge.tables.measurements import show_bench
 
     result = nestforge.bench(
         artifact, batch=batch, streams=streams, threads=threads, seconds=seconds, vs=vs, progress=show_bars
@@ -165,7 +165,7 @@ def inspect(
     json: JsonOption = None,
 ) -> None:
     """Show how an artifact was made, after checking its files, and what differs from the published preprocessing."""
-    from nestforge.tables import show_manifest
+    from nestforge.tables.builds import show_manifest
     from nestforge.vendor.geometry import check_artifact
 
     differences = check_artifact(artifact, vdsp_params)

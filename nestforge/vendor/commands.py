@@ -97,7 +97,7 @@ def build_vendor(
     """Build the artifact WORKSPACE/MODEL-DTYPE-MODE-C_H_W-vacc/MODEL."""
     from nestforge.compile.build import build
     from nestforge.engines import get_engine
-    from nestforge.tables import show_build
+    from nestforge.tables.builds import show_build
     from nestforge.vendor.vamc import plan_build, read_vamc
 
     plan = plan_build(read_vamc(file), has_bf16=get_engine("openvino").supports("bf16"))

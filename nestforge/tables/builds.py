@@ -1,0 +1,95 @@
+"""Builds and artifacts as tables."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.markup import escape
+
+from nestforge.tables.layout import make_pairs_table
+
+if TYPE_CHECKING:
+    from nestforge.compile.build import BuildResult
+    from nestforge.config import BuildConfig
+
+
+def show_config(config: BuildConfig, console: Console) -> None:
+    """Echo the effective settings of a build."""
+    import yaml
+
+    text = yaml.safe_dump(config.model_dump(mode="json", exclude_none=True), sort_keys=False, default_flow_style=None)
+    console.print(f"[bold]settings[/]\n{escape(text.rstrip())}", highlight=False, soft_wrap=True)
+
+
+def show_build(result: BuildResult, console: Console) -> None:
+    parity = result.parity
+    rows = [
+        ("artifact", str(result.artifact)),
+        ("engine, dtype", f"{result.engine}, {result.dtype}"),
+        ("files", ", ".join(f"{name} {size / 1e6:.2f} MB" for name, size in result.files.items())),
+        (
+            "parity",
+            f"cosine {parity.cosine:.6f}, max abs {parity.max_abs:.4g}, top-1 agreement "
+            f"{parity.top1_agreement:.1%} on {parity.images} {parity.data} images",
+        ),
+        ("kernels", format_kernels(result.kernels)),
+        ("took", f"{result.seconds:.1f} s, at most {result.peak_rss_bytes / 1e9:.2f} GB resident"),
+    ]
+    console.print(make_pairs_table("built", rows))
+    for warning in result.warnings:
+        console.print(f"[yellow]warning:[/] {escape(warning)}")
+
+
+def format_kernels(kernels: Mapping[str, Mapping[str, int]]) -> str:
+    """Write the counts of weighted layers by execution precision."""
+    weighted = {name: counts for name, counts in kernels.items() if name in ("Convolution", "FullyConnected", "MatMul")}
+    parts = [
+        f"{name} {count} x {precision}" for name, counts in weighted.items() for precision, count in counts.items()
+    ]
+    return ", ".join(parts) or "the engine does not say"
+
+
+def show_manifest(manifest: Mapping[str, Any], console: Console) -> None:
+    from nestforge.data.preprocess import parse_preprocess
+
+    config, parity, quantization = manifest["config"], manifest["parity"], manifest["quantization"]
+    rows = [
+        (
+            "model",
+            f"{manifest['name']}, {manifest['classes']} classes, {manifest['height']}x{manifest['width']}, "
+            f"{manifest['kernel_macs'] / 1e9:.3f} GMAC an image",
+        ),
+        ("engine, dtype", f"{config['engine']}, {config['dtype']}"),
+        ("preprocessing", parse_preprocess(manifest["preprocess"]).describe()),
+        ("its sha256", manifest["preprocess_sha256"]),
+        (
+            "parity",
+            f"cosine {parity['cosine']:.6f}, max abs {parity['max_abs']:.4g}, top-1 agreement "
+            f"{parity['top1_agreement']:.1%} on {parity['images']} {parity['data']} images",
+        ),
+        ("kernels", format_kernels(manifest["kernels"])),
+    ]
+    if quantization:
+        section = config["quantize"]
+        mode = f"percentile {section['percentile']}" if section["mode"] == "percentile" else section["mode"]
+        rows.append(
+            (
+                "quantized",
+                f"{quantization['weighted_layers']} layers, {quantization['activations']} activations; {mode}; "
+                f"{'per channel' if section['per_channel'] else 'per tensor'}; 16-bit saturation "
+                f"{'avoided' if quantization['saturation_avoided'] else 'not an issue or ignored'}",
+            )
+        )
+    sources = [(name, record) for name, record in manifest["inputs"].items()]
+    rows += [("input", f"{name} {record['sha256'][:16]}") for name, record in sources[:3]]
+    if len(sources) > 3:
+        rows.append(("", f"and {len(sources) - 3} more"))
+    rows += [
+        ("file", f"{name} {record['size_bytes']:,} bytes {record['sha256'][:16]}")
+        for name, record in manifest["outputs"].items()
+    ]
+    rows.append(("versions", ", ".join(f"{name} {version}" for name, version in manifest["versions"].items())))
+    rows += [("warning", warning) for warning in manifest["warnings"]]
+    console.print(make_pairs_table("artifact", rows))

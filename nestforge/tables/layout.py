@@ -1,0 +1,47 @@
+"""The layout all tables share: pairs, grids, and how rates and latencies are written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from rich.markup import escape
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from nestforge.measure.benchmark import Latency
+    from nestforge.measure.statistics import Rate
+
+
+def format_rate(rate: Rate) -> str:
+    """Write a rate in percent with its interval."""
+    return f"{rate.rate:.2%} [{rate.low:.2%}, {rate.high:.2%}]"
+
+
+def format_latency(latency: Latency) -> str:
+    """Write the usual percentiles."""
+    return f"p50 {latency.p50:.2f}, p90 {latency.p90:.2f}, p99 {latency.p99:.2f}, mean {latency.mean:.2f} ms"
+
+
+def make_pairs_table(title: str, rows: Iterable[tuple[str, str]]) -> Table:
+    """Make a table of names and values."""
+    table = Table(
+        title=escape(title), title_justify="left", show_header=False, box=None, pad_edge=False, min_width=len(title)
+    )
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in rows:
+        table.add_row(name, escape(value))
+    return table
+
+
+def make_grid(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
+    """Make a table with a header; all columns but the first are aligned to the right."""
+    table = Table(
+        title=escape(title), title_justify="left", header_style="bold", box=None, pad_edge=False, min_width=len(title)
+    )
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="right" if index else "left", no_wrap=index == 0)
+    for row in rows:
+        table.add_row(*(escape(cell) for cell in row))
+    return table

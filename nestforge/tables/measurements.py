@@ -1,0 +1,81 @@
+"""Predictions, accuracy and speed as tables."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.markup import escape
+
+from nestforge.tables.layout import format_latency, format_rate, make_grid, make_pairs_table
+
+if TYPE_CHECKING:
+    from nestforge.measure.benchmark import Bench
+    from nestforge.measure.evaluate import Evaluation
+    from nestforge.measure.predict import Prediction
+
+
+def show_predictions(predictions: Sequence[Prediction], console: Console) -> None:
+    for prediction in predictions:
+        console.print(f"[bold]{escape(str(prediction.image))}[/]", highlight=False)
+        if prediction.error:
+            console.print(f"  [red]{escape(prediction.error)}[/]", highlight=False)
+        for row in prediction.top:
+            console.print(f"  {row.probability:7.2%}  {escape(row.label)} ({row.index})", highlight=False)
+
+
+def show_evaluation(result: Evaluation, console: Console) -> None:
+    columns = ("artifact", "top-1 [95%]", "top-5 [95%]", "correct")
+    rows = [(str(result.artifact), format_rate(result.top1), format_rate(result.top5), str(result.top1.correct))]
+    if result.vs:
+        vs = result.vs
+        rows.append((str(vs.artifact), format_rate(vs.top1), format_rate(vs.top5), str(vs.top1.correct)))
+    console.print(make_grid(f"{result.images:,} images of {result.dataset}", columns, rows))
+    if result.vs:
+        console.print(
+            f"paired: {100 * vs.difference:+.2f} pp [{100 * vs.low:+.2f}, {100 * vs.high:+.2f}], "
+            f"lost {vs.lost}, gained {vs.gained}, McNemar exact p {vs.mcnemar_p:.2g}, "
+            f"answers changed {vs.answers_changed}",
+            highlight=False,
+        )
+    if result.unreadable:
+        console.print(f"[yellow]{len(result.unreadable)} unreadable, in no count:[/]")
+        for image in result.unreadable[:20]:
+            console.print(f"  {escape(image.reason)}", highlight=False)
+
+
+def show_bench(result: Bench, console: Console) -> None:
+    machine = result.machine
+    peak = result.peak
+    rows = [
+        ("artifact", f"{result.artifact} ({result.engine}, {result.dtype}, {result.height}x{result.width})"),
+        (
+            "machine",
+            f"{machine.cpu}, {machine.available_cores} cores to use, {' '.join(machine.flags) or 'flags unknown'}",
+        ),
+        (
+            "settings",
+            f"batch {result.batch}, streams {result.streams}, threads {result.threads}, {result.seconds:g} s, "
+            f"{result.requests} requests",
+        ),
+        ("throughput", f"{result.throughput_ips:.1f} images/s"),
+        ("latency", format_latency(result.latency_ms)),
+        (
+            "share of peak",
+            "-"
+            if peak is None
+            else f"{result.peak_share:.1%} of {peak.macs_per_second / 1e9:.0f} GMAC/s "
+            f"({peak.method}, {peak.threads} threads); {result.macs / 1e9:.3f} GMAC an image",
+        ),
+    ]
+    if result.vs:
+        vs = result.vs
+        rows += [
+            (
+                "versus",
+                f"{vs.artifact} ({vs.dtype}): {vs.throughput_ips:.1f} images/s, {format_latency(vs.latency_ms)}",
+            ),
+            ("ratio", f"{vs.ratio:.3f} [{vs.low:.3f}, {vs.high:.3f}] over {vs.rounds} rounds in turns"),
+        ]
+    console.print(make_pairs_table("measured", rows))

@@ -1,0 +1,56 @@
+"""Variants and exports as tables."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from nestforge.tables.layout import make_grid, make_pairs_table
+
+if TYPE_CHECKING:
+    from nestforge.compile.export import ExportResult
+    from nestforge.networks.catalog import ModelRow
+
+
+def show_models(rows: Sequence[ModelRow], console: Console) -> None:
+    columns = ("model", "size", "params (M)", "MACs (G)", "kernels (G)", "doc flops(G)", "top-1 (%)", "sha256")
+    lines = [
+        (
+            row.name,
+            str(row.size),
+            f"{row.params / 1e6:.3f}",
+            f"{row.macs / 1e9:.3f}",
+            f"{row.kernel_macs / 1e9:.3f}",
+            f"{row.document_gflops:.3f}",
+            "-" if row.top1 is None else f"{row.top1:.2f}",
+            row.sha256_prefix or "-",
+        )
+        for row in rows
+    ]
+    console.print(make_grid("", columns, lines))
+    console.print(
+        "MACs as published tables count them (thop: batch norm and average pools included); kernels: convolutions\n"
+        "and linear layers alone; doc flops(G): the seed document's, MACs x 2 / 0.9e9. Its 79.762 for resnest200\n"
+        "looks like a transposed digit: the formula that gives its other rows to the last digit gives 79.672.\n"
+        "Top-1 as published:",
+        highlight=False,
+    )
+    for source in dict.fromkeys(row.top1_source for row in rows if row.top1_source):
+        names = [row.name for row in rows if row.top1_source == source]
+        console.print(f"  {names[0]}{' ...' if len(names) > 1 else ''}: {source}", highlight=False)
+
+
+def show_export(result: ExportResult, console: Console) -> None:
+    rows = [
+        ("file", str(result.path)),
+        ("weights", result.source),
+        ("input", f"(B, 3, H, W) float32, counted at {result.size}x{result.size}; {result.classes} classes"),
+        ("parameters", f"{result.params:,}"),
+        ("MACs", f"{result.macs / 1e9:.3f} G (kernels alone {result.kernel_macs / 1e9:.3f} G)"),
+        ("doc flops(G)", f"{result.document_gflops:.3f}"),
+        ("largest difference", f"{result.max_relative_difference:.1e} relative to torch, {len(result.checks)} checks"),
+        ("sha256", result.sha256),
+    ]
+    console.print(make_pairs_table(f"exported {result.model} in {result.seconds:.1f} s", rows))
