@@ -151,6 +151,15 @@ def add_initializer(graph: ir.Graph, name: str, array: npt.NDArray[np.generic]) 
     return value
 
 
+def make_split(graph: ir.Graph, value: ir.Value | None, parts: int, *, name: str) -> ir.Node:
+    """Return a node, not yet in the graph, that cuts the channels of `value` in equal parts."""
+    count = {"num_outputs": parts} if graph.opset_imports.get("", 0) >= 18 else {}
+    split = ir.node("Split", [value], {"axis": 1, **count}, num_outputs=parts, name=name)
+    for index, output in enumerate(split.outputs):
+        output.name = f"{name}{index}"
+    return split
+
+
 def _ends_in_softmax(model: ir.Model) -> bool:
     producer = model.graph.outputs[0].producer()
     while producer is not None and producer.op_type in _SHAPE_ONLY and producer.inputs[0] is not None:
