@@ -81,6 +81,8 @@ def build(
     """
     begin = time.perf_counter()
     resolved = config if isinstance(config, BuildConfig) else read_config(Path(config), overrides)
+    if resolved.quantize.max_drop is not None and resolved.dtype == "int8" and bound is None:
+        raise ConfigError("quantize.max_drop is held by nestforge.build, not by this function")
     output = Path(resolved.output)
     check_output_folder(output, overwrite=overwrite)
     engine = get_engine(resolved.engine)
@@ -88,7 +90,7 @@ def build(
         raise ConfigError(f"{resolved.engine} has no {resolved.dtype} on this CPU; choose another dtype or engine")
     with progress("reading the model", None):
         source = load_source(resolved, progress)
-    labels = _read_label_lines(resolved, source.classifier.num_classes)
+    labels = read_label_lines(resolved, source.classifier.num_classes)
 
     with write_folder_aside(output, overwrite=overwrite) as folder:
         prepared = prepare(resolved, source, progress)
@@ -142,7 +144,7 @@ def build(
     )
 
 
-def _read_label_lines(config: BuildConfig, num_classes: int) -> list[str]:
+def read_label_lines(config: BuildConfig, num_classes: int) -> list[str]:
     if config.labels is None:
         return []
     labels = read_imagenet_labels() if config.labels == "imagenet" else read_labels(Path(config.labels))
