@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nestforge.compile.artifact import Artifact, open_artifact
+from nestforge.compile.images import refuse_calibration_images
 from nestforge.data.imagefolder import choose_balanced, list_images, match_classes
 from nestforge.data.loader import Unreadable
 from nestforge.errors import ConfigError, DataError
@@ -68,15 +69,18 @@ def evaluate(
     *,
     vs: StrPath | None = None,
     limit: int | None = None,
+    allow_overlap: bool = False,
     progress: Progress = silent,
 ) -> Evaluation:
     """Count how often the right class is first, and among the first five.
 
     A class folder is called by the wnid or the name in the artifact's labels. `limit` takes that many images, evenly
     over the classes and always the same ones. Unreadable images are listed and left out of every count.
+    `allow_overlap` takes images whose content an int8 artifact was calibrated on.
 
     Raises:
-        DataError: missing or empty dataset, a folder no label is called, or not one readable image.
+        DataError: missing or empty dataset, a folder no label is called, not one readable image, or calibration
+            images among them.
         ConfigError: the two artifacts have different labels.
         ArtifactError: as `open_artifact`.
     """
@@ -90,6 +94,9 @@ def evaluate(
         raise ConfigError(f"limit {limit} is below 1; leave it out to take all images")
     paths = folder.paths if limit is None else tuple(sorted(choose_balanced(folder, limit, seed=0)))
     truth = np.array([truth_of[path] for path in paths])
+    if not allow_overlap:
+        for opened in (ours, theirs) if theirs else (ours,):
+            refuse_calibration_images(opened.manifest, paths)
 
     answers, unreadable = _collect_answers(ours, paths, progress)
     read = answers[:, 0] >= 0
