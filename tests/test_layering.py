@@ -21,6 +21,7 @@ ROOMS = (
     "compile",
     "measure",
     "tables",
+    "pages",
     "vendor",
     "cli",
 )
