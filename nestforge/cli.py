@@ -38,6 +38,13 @@ def check_json_target(target: str | None) -> str | None:
     return target
 
 
+def check_file_target(target: Path | None) -> Path | None:
+    """Refuse an output file that could not be written, before any work is done."""
+    if target is not None and (target.is_dir() or not target.parent.is_dir()):
+        raise NestForgeError(f"cannot write {target}: name a file in a folder that exists")
+    return target
+
+
 JsonOption = Annotated[
     str | None,
     typer.Option(
@@ -46,6 +53,10 @@ JsonOption = Annotated[
         callback=check_json_target,
         help="Write the result as JSON; - for stdout, and nothing else there.",
     ),
+]
+
+LimitOption = Annotated[
+    int | None, typer.Option(help="Take this many images, evenly over the classes and always the same.")
 ]
 
 
@@ -127,13 +138,24 @@ def evaluate(
     artifact: ArtifactArgument,
     dataset: Annotated[Path, typer.Argument(help="Folder with one subfolder of images per class.", show_default=False)],
     vs: Annotated[Path | None, typer.Option(help="Another artifact, compared image by image.")] = None,
-    limit: Annotated[int | None, typer.Option(help="Take this many images, evenly over the classes.")] = None,
+    limit: LimitOption = None,
+    changes: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.csv", callback=check_file_target, help="With --vs: every image whose answer changed."
+        ),
+    ] = None,
     json: JsonOption = None,
 ) -> None:
-    """Measure top-1 and top-5 on labelled folders, with intervals and paired statistics."""
+    """Measure top-1 and top-5 on labelled folders, by class too, with intervals and paired statistics."""
+    from nestforge.measure.paired import write_changes
     from nestforge.tables.measurements import show_evaluation
 
+    if changes is not None and vs is None:
+        raise NestForgeError("--changes lists answers that differ from another artifact's; name it with --vs")
     result = nestforge.evaluate(artifact, dataset, vs=vs, limit=limit, progress=show_bars)
+    if changes is not None and result.vs is not None:
+        write_changes(result.vs.changed, changes)
     _deliver(result, show_evaluation, json)
 
 
