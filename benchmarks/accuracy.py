@@ -101,7 +101,12 @@ def main() -> None:
     versions = {package: version(package) for package in ("openvino", "onnxruntime", "nncf", "onnx", "numpy")}
     command = "python benchmarks/accuracy.py --config BUILD.yaml --dataset LABELLED_FOLDER"
     compact = {
-        name: {"images": r.images, "top1": r.top1, "top5": r.top5, "vs": {**vars(r.vs), "artifact": "fp32"}}
+        name: {
+            "images": r.images,
+            "top1": r.top1,
+            "top5": r.top5,
+            "vs": {**vars(r.vs), "artifact": "fp32", "changed": ()},
+        }
         for name, r in results.items()
     }
     write_json(

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from nestforge.measure.evaluate import evaluate
     from nestforge.measure.predict import predict
     from nestforge.networks.catalog import models
+    from nestforge.pages.report import report
 
 __version__ = "0.1.0"
 
@@ -34,6 +35,7 @@ _HOMES = {
     "models": "nestforge.networks.catalog",
     "open_artifact": "nestforge.compile.artifact",
     "predict": "nestforge.measure.predict",
+    "report": "nestforge.pages.report",
 }
 
 __all__ = [
@@ -48,6 +50,7 @@ __all__ = [
     "models",
     "open_artifact",
     "predict",
+    "report",
 ]
 
 

@@ -179,6 +179,47 @@ def bench(
 
 
 @app.command()
+def report(
+    artifacts: Annotated[
+        list[Path],
+        typer.Argument(metavar="ARTIFACT...", help="Folders that 'nestforge build' made.", show_default=False),
+    ],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="FILE.html", help="The page, replaced if it exists.")
+    ] = Path("report.html"),
+    dataset: Annotated[
+        Path | None, typer.Option(help="Labelled folder: adds accuracy and the answers that changed.")
+    ] = None,
+    limit: LimitOption = None,
+    sensitivity: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="FILE.json", help="What 'nestforge sensitivity --json' wrote; may be repeated."),
+    ] = None,
+    bench: Annotated[bool, typer.Option("--bench/--no-bench", help="Measure speed.")] = True,
+    seconds: Annotated[float, typer.Option(help="Measured time for each artifact and batch.")] = 2.0,
+    max_batch: Annotated[int, typer.Option(help="Measure at batches 1, 2, 4, ... up to this.")] = 8,
+    threads: Annotated[int | None, typer.Option(help="Threads to measure with; default: the cores to use.")] = None,
+    json: JsonOption = None,
+) -> None:
+    """Write one HTML page on artifacts side by side: accuracy, changed answers, speed, how they were made."""
+    from nestforge.pages.report import show_report
+
+    result = nestforge.report(
+        artifacts,
+        output=output,
+        dataset=dataset,
+        limit=limit,
+        sensitivity=sensitivity or (),
+        bench=bench,
+        seconds=seconds,
+        max_batch=max_batch,
+        threads=threads,
+        progress=show_bars,
+    )
+    _deliver(result, show_report, json)
+
+
+@app.command()
 def inspect(
     artifact: ArtifactArgument,
     vdsp_params: Annotated[

@@ -339,7 +339,7 @@ def _wrap(title: str, body: Sequence[str], width: float, height: float) -> str:
     name = _escape(title)
     head = (
         f'<svg xmlns="http://www.w3.org/2000/svg" class="nf-plot" viewBox="0 0 {width} {height:.0f}" '
-        f'width="{width}" height="{height:.0f}" role="img" aria-label="{name}"><style>{_STYLE}</style>'
+        f'width="{width}" height="{height:.0f}" role="img" aria-label="{name}"><style>{STYLE}</style>'
         f'<rect class="nf-paper" width="100%" height="100%" rx="6"/><text class="nf-title" x="14" y="20">'
         f"{_escape(shorten(title, (width - 24) / 7.2))}</text>"
     )
@@ -375,4 +375,4 @@ def _make_style() -> str:
     )
 
 
-_STYLE = _make_style()
+STYLE = _make_style()

@@ -1,0 +1,182 @@
+"""The figures of the report: each a plot, what it says in words, and the commands that reproduce it."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from nestforge.measure.evaluate import Evaluation
+from nestforge.measure.scaling import Speed
+from nestforge.pages.sensitivity import SensitivityFile
+from nestforge.pages.svg import Bar, Interval, Line, Sample, draw_bars, draw_histogram, draw_intervals, draw_lines
+
+LAYERS = 15  # bars of a sensitivity plot
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figure:
+    """A plot with its caption; `anchor` is its id in the page."""
+
+    anchor: str
+    svg: str
+    caption: str
+    commands: tuple[str, ...]
+
+
+def draw_accuracy(evaluations: Sequence[Evaluation], names: Sequence[str], limit: int | None) -> list[Figure]:
+    """Draw top-1 and top-5 with Wilson's intervals."""
+    figures = []
+    for top in (1, 5):
+        rates = [result.top1 if top == 1 else result.top5 for result in evaluations]
+        rows = [
+            Interval(label=name, value=100 * rate.rate, low=100 * rate.low, high=100 * rate.high, colour=place)
+            for place, (name, rate) in enumerate(zip(names, rates, strict=True))
+        ]
+        figures.append(
+            Figure(
+                anchor=f"figure-top{top}",
+                svg=draw_intervals(f"Top-{top} accuracy", rows, axis=f"top-{top} (%)"),
+                caption=f"Share of {evaluations[0].images:,} images whose class is "
+                f"{'the first answer' if top == 1 else 'among the first five'}, with Wilson's 95% interval. "
+                "Intervals that overlap say little here: the images are the same, so the paired difference decides.",
+                commands=tuple(write_evaluate(result, None, limit) for result in evaluations),
+            )
+        )
+    return figures
+
+
+def draw_difference(
+    evaluations: Sequence[Evaluation], names: Sequence[str], reference: int, limit: int | None
+) -> Figure:
+    """Draw the paired difference of each artifact but the reference."""
+    rows, commands = [], []
+    for place, (name, result) in enumerate(zip(names, evaluations, strict=True)):
+        if result.vs is not None and place != reference:
+            vs = result.vs
+            rows.append(
+                Interval(label=name, value=100 * vs.difference, low=100 * vs.low, high=100 * vs.high, colour=place)
+            )
+            commands.append(write_evaluate(result, vs.artifact, limit))
+    return Figure(
+        anchor="figure-difference",
+        svg=draw_intervals(f"Top-1 minus that of {names[reference]}", rows, axis="difference (pp)", reference=0.0),
+        caption=f"Paired difference in top-1 against {names[reference]} on the same images, with Agresti and Min's 95% "
+        "interval. One that holds zero has shown no difference.",
+        commands=tuple(commands),
+    )
+
+
+def draw_sensitivity(found: SensitivityFile, place: int, colour: int) -> list[Figure]:
+    """Draw the noise each layer makes alone, and the gain of sparing it; the largest first."""
+    quoted = shlex.quote(found.artifact_or_config)
+    by_noise = sorted(found.layers, key=lambda row: -row.noise_percent)[:LAYERS]
+    by_gain = sorted(found.layers, key=lambda row: -found.compute_gain_db(row))[:LAYERS]
+    unfinished = "" if found.complete else " The run was interrupted: layers are missing."
+    noise = [
+        Bar(label=row.name, value=row.noise_percent, colour=colour, note=f"{row.alone_flips} answers changed")
+        for row in by_noise
+    ]
+    gain = [
+        Bar(
+            label=row.name,
+            value=found.compute_gain_db(row),
+            colour=colour,
+            note=f"{row.spared_flips} answers changed instead of {found.total_flips}",
+        )
+        for row in by_gain
+    ]
+    total = f"of {len(found.layers)} layers, on {found.images:,} calibration images.{unfinished}"
+    return [
+        Figure(
+            anchor=f"figure-noise-{place}",
+            svg=draw_bars("Noise of a layer quantized alone", noise, axis="noise (% of the logits' power)"),
+            caption=f"What quantizing one layer alone does to the logits: the {len(noise)} noisiest {total}",
+            commands=(f"nestforge sensitivity {quoted}",),
+        ),
+        Figure(
+            anchor=f"figure-gain-{place}",
+            svg=draw_bars("Gain of a layer left in float", gain, axis="gain in SQNR (dB)"),
+            caption=f"How much closer the logits come to float32 when one layer alone is spared: the {len(gain)} with "
+            f"the largest gain {total}",
+            commands=(f"nestforge sensitivity {quoted}",),
+        ),
+    ]
+
+
+def draw_speed(speeds: Sequence[Speed], names: Sequence[str], reference: int) -> list[Figure]:
+    """Draw the distribution of latencies, throughput against batch, and the share of the machine's peak."""
+    firsts = [speed.batches[0] for speed in speeds]
+    same = len({row.batch for row in firsts}) == 1
+    samples = [
+        Sample(name=name if same else f"{name}, batch {row.batch}", values=row.latencies_ms)
+        for name, row in zip(names, firsts, strict=True)
+    ]
+    lines = [
+        Line(name=name, points=[(row.batch, row.throughput_ips, row.low, row.high) for row in speed.batches])
+        for name, speed in zip(names, speeds, strict=True)
+    ]
+    requests = ", ".join(f"{len(sample.values):,} of {sample.name}" for sample in samples)
+    figures = [
+        Figure(
+            anchor="figure-latency",
+            svg=draw_histogram(
+                f"Latency at batch {firsts[0].batch}" if same else "Latency", samples, axis="latency (ms)"
+            ),
+            caption=f"Time from handing over a batch to its logits, on {speeds[0].threads} threads; requests: "
+            f"{requests}. Dashed: the median.",
+            commands=tuple(_write_bench(speeds, place, row.batch, reference) for place, row in enumerate(firsts)),
+        ),
+        Figure(
+            anchor="figure-throughput",
+            svg=draw_lines("Throughput against batch", lines, x_axis="batch", y_axis="images/s", doubling=True),
+            caption="Images a second, the median over rounds with its 95% interval; the artifacts took turns. One "
+            "command a point; the last one:",
+            commands=tuple(
+                _write_bench(speeds, place, speed.batches[-1].batch, reference) for place, speed in enumerate(speeds)
+            ),
+        ),
+    ]
+    shares = [
+        Bar(
+            label=f"{name}, batch {row.batch}",
+            value=100 * row.peak_share,
+            colour=place,
+            note=f"{row.throughput_ips:.1f} images/s of at most {row.throughput_ips / row.peak_share:.0f}",
+        )
+        for place, (name, speed) in enumerate(zip(names, speeds, strict=True))
+        for row in speed.batches
+        if row.peak_share
+    ]
+    if shares:
+        methods = sorted({f"{speed.peak.method}" for speed in speeds if speed.peak})
+        figures.append(
+            Figure(
+                anchor="figure-peak",
+                svg=draw_bars("Share of the machine's peak", shares, axis="share of peak (%)"),
+                caption="Multiply-accumulates of convolutions and matrix products a second, as a share of the most "
+                f"this machine reached for the dtype in the same minutes ({', '.join(methods)}).",
+                commands=tuple(
+                    _write_bench(speeds, place, speed.best.batch, reference) for place, speed in enumerate(speeds)
+                ),
+            )
+        )
+    return figures
+
+
+def write_evaluate(result: Evaluation, vs: Path | None, limit: int | None, *extra: str) -> str:
+    """Write the command that gives an evaluation."""
+    words = ["nestforge", "evaluate", str(result.artifact), str(result.dataset)]
+    words += ["--vs", str(vs)] if vs is not None else []
+    words += ["--limit", str(limit)] if limit is not None else []
+    return shlex.join([*words, *extra])
+
+
+def _write_bench(speeds: Sequence[Speed], place: int, batch: int, reference: int) -> str:
+    speed, other = speeds[place], speeds[reference]
+    words = ["nestforge", "bench", str(speed.artifact), "--batch", str(batch), "--threads", str(speed.threads)]
+    words += ["--seconds", f"{speed.seconds:g}"]
+    if place != reference and any(row.batch == batch for row in other.batches):
+        words += ["--vs", str(other.artifact)]
+    return shlex.join(words)
