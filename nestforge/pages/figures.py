@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from nestforge.measure.evaluate import Evaluation
@@ -25,47 +25,49 @@ class Figure:
     commands: tuple[str, ...]
 
 
-def draw_accuracy(evaluations: Sequence[Evaluation], names: Sequence[str], limit: int | None) -> list[Figure]:
-    """Draw top-1 and top-5 with Wilson's intervals."""
-    figures = []
-    for top in (1, 5):
-        rates = [result.top1 if top == 1 else result.top5 for result in evaluations]
-        rows = [
-            Interval(label=name, value=100 * rate.rate, low=100 * rate.low, high=100 * rate.high, colour=place)
-            for place, (name, rate) in enumerate(zip(names, rates, strict=True))
-        ]
+def draw_accuracy(
+    evaluations: Sequence[Evaluation], names: Sequence[str], reference: int, limit: int | None
+) -> list[Figure]:
+    """Draw top-1 with Wilson's intervals, and each artifact's paired difference against the reference."""
+    others = [place for place in range(len(names)) if place != reference]
+    versus = evaluations[reference].artifact
+    commands = tuple(write_evaluate(evaluations[place], versus, limit) for place in others)
+    rates = [
+        Interval(label=name, value=100 * rate.rate, low=100 * rate.low, high=100 * rate.high, colour=place)
+        for place, (name, rate) in enumerate(zip(names, (result.top1 for result in evaluations), strict=True))
+    ]
+    figures = [
+        Figure(
+            anchor="figure-top1",
+            svg=draw_intervals("Top-1 accuracy", rates, axis="top-1 (%)"),
+            caption=f"Share of {evaluations[0].images:,} images whose class is the first answer, with Wilson's 95% "
+            "interval."
+            + (
+                " The images are the same, so the paired difference decides, not whether these overlap."
+                if others
+                else ""
+            ),
+            commands=commands or (write_evaluate(evaluations[0], None, limit),),
+        )
+    ]
+    differences = [
+        Interval(label=names[place], value=100 * vs.difference, low=100 * vs.low, high=100 * vs.high, colour=place)
+        for place in others
+        if (vs := evaluations[place].vs)
+    ]
+    if differences:
         figures.append(
             Figure(
-                anchor=f"figure-top{top}",
-                svg=draw_intervals(f"Top-{top} accuracy", rows, axis=f"top-{top} (%)"),
-                caption=f"Share of {evaluations[0].images:,} images whose class is "
-                f"{'the first answer' if top == 1 else 'among the first five'}, with Wilson's 95% interval. "
-                "Intervals that overlap say little here: the images are the same, so the paired difference decides.",
-                commands=tuple(write_evaluate(result, None, limit) for result in evaluations),
+                anchor="figure-difference",
+                svg=draw_intervals(
+                    f"Top-1 minus that of {names[reference]}", differences, axis="difference (pp)", reference=0.0
+                ),
+                caption=f"Paired difference in top-1 against {names[reference]} on the same images, with Agresti and "
+                "Min's 95% interval. One that holds zero has shown no difference.",
+                commands=commands,
             )
         )
     return figures
-
-
-def draw_difference(
-    evaluations: Sequence[Evaluation], names: Sequence[str], reference: int, limit: int | None
-) -> Figure:
-    """Draw the paired difference of each artifact but the reference."""
-    rows, commands = [], []
-    for place, (name, result) in enumerate(zip(names, evaluations, strict=True)):
-        if result.vs is not None and place != reference:
-            vs = result.vs
-            rows.append(
-                Interval(label=name, value=100 * vs.difference, low=100 * vs.low, high=100 * vs.high, colour=place)
-            )
-            commands.append(write_evaluate(result, vs.artifact, limit))
-    return Figure(
-        anchor="figure-difference",
-        svg=draw_intervals(f"Top-1 minus that of {names[reference]}", rows, axis="difference (pp)", reference=0.0),
-        caption=f"Paired difference in top-1 against {names[reference]} on the same images, with Agresti and Min's 95% "
-        "interval. One that holds zero has shown no difference.",
-        commands=tuple(commands),
-    )
 
 
 def draw_sensitivity(found: SensitivityFile, place: int, colour: int) -> list[Figure]:
@@ -126,18 +128,33 @@ def draw_speed(speeds: Sequence[Speed], names: Sequence[str], reference: int) ->
             ),
             caption=f"Time from handing over a batch to its logits, on {speeds[0].threads} threads; requests: "
             f"{requests}. Dashed: the median.",
-            commands=tuple(_write_bench(speeds, place, row.batch, reference) for place, row in enumerate(firsts)),
+            commands=_write_benches([replace(speed, batches=speed.batches[:1]) for speed in speeds], reference),
         ),
         Figure(
             anchor="figure-throughput",
             svg=draw_lines("Throughput against batch", lines, x_axis="batch", y_axis="images/s", doubling=True),
-            caption="Images a second, the median over rounds with its 95% interval; the artifacts took turns. One "
-            "command a point; the last one:",
-            commands=tuple(
-                _write_bench(speeds, place, speed.batches[-1].batch, reference) for place, speed in enumerate(speeds)
-            ),
+            caption="Images a second: the median over rounds, with its 95% interval.",
+            commands=_write_benches(speeds, reference),
         ),
     ]
+    ratios = [
+        Interval(
+            label=f"{name}, batch {row.batch}", value=row.ratio, low=row.ratio_low, high=row.ratio_high, colour=place
+        )
+        for place, (name, speed) in enumerate(zip(names, speeds, strict=True))
+        for row in speed.batches
+        if place != reference and row.ratio is not None and row.ratio_low is not None and row.ratio_high is not None
+    ]
+    if ratios:
+        figures.append(
+            Figure(
+                anchor="figure-ratio",
+                svg=draw_intervals(f"Throughput over that of {names[reference]}", ratios, axis="ratio", reference=1.0),
+                caption="The median of the ratios of rounds that took turns, with its 95% interval: the machine's "
+                "moods fall out of it.",
+                commands=_write_benches(speeds, reference),
+            )
+        )
     shares = [
         Bar(
             label=f"{name}, batch {row.batch}",
@@ -157,9 +174,7 @@ def draw_speed(speeds: Sequence[Speed], names: Sequence[str], reference: int) ->
                 svg=draw_bars("Share of the machine's peak", shares, axis="share of peak (%)"),
                 caption="Multiply-accumulates of convolutions and matrix products a second, as a share of the most "
                 f"this machine reached for the dtype in the same minutes ({', '.join(methods)}).",
-                commands=tuple(
-                    _write_bench(speeds, place, speed.best.batch, reference) for place, speed in enumerate(speeds)
-                ),
+                commands=_write_benches(speeds, reference),
             )
         )
     return figures
@@ -171,6 +186,21 @@ def write_evaluate(result: Evaluation, vs: Path | None, limit: int | None, *extr
     words += ["--vs", str(vs)] if vs is not None else []
     words += ["--limit", str(limit)] if limit is not None else []
     return shlex.join([*words, *extra])
+
+
+def _write_benches(speeds: Sequence[Speed], reference: int) -> tuple[str, ...]:
+    """Write a command for each artifact and batch; one with ``--vs`` measures the reference too."""
+    covered: set[int] = set()
+    commands = []
+    for place, speed in sorted(enumerate(speeds), key=lambda pair: pair[0] == reference):
+        for row in speed.batches:
+            if place == reference and row.batch in covered:
+                continue
+            command = _write_bench(speeds, place, row.batch, reference)
+            if place != reference and " --vs " in command:
+                covered.add(row.batch)
+            commands.append(command)
+    return tuple(commands)
 
 
 def _write_bench(speeds: Sequence[Speed], place: int, batch: int, reference: int) -> str:

@@ -20,7 +20,7 @@ from nestforge.files import StrPath, write_file_aside
 from nestforge.measure.evaluate import Evaluation, evaluate_all
 from nestforge.measure.paired import rank_classes
 from nestforge.measure.scaling import Speed, measure_scaling
-from nestforge.pages.figures import draw_accuracy, draw_difference, draw_sensitivity, draw_speed, write_evaluate
+from nestforge.pages.figures import draw_accuracy, draw_sensitivity, draw_speed, write_evaluate
 from nestforge.pages.gallery import make_cards
 from nestforge.pages.sensitivity import SensitivityFile, read_sensitivity
 from nestforge.pages.svg import COLOURS, STYLE
@@ -76,6 +76,8 @@ def report(
     """
     page = Path(output)
     _check(page, artifacts, seconds=seconds, max_batch=max_batch, threads=threads)
+    if limit is not None and dataset is None:
+        raise ConfigError("limit takes images of a dataset, so it goes only with a dataset")
     opened = [open_artifact(path) for path in artifacts]
     sensitivities = tuple(read_sensitivity(Path(path)) for path in sensitivity)
     reference = next((place for place, one in enumerate(opened) if one.manifest.config.dtype == "fp32"), 0)
@@ -180,8 +182,7 @@ def render_page(
         others=others,
         evaluations=evaluations,
         speeds=speeds,
-        accuracy=draw_accuracy(evaluations, names, limit) if evaluations else [],
-        difference=draw_difference(evaluations, names, reference, limit) if evaluations and others else None,
+        accuracy=draw_accuracy(evaluations, names, reference, limit) if evaluations else [],
         galleries={
             place: make_cards(vs.changed, artifacts[place].manifest.preprocess, share)
             for place in others

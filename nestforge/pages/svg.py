@@ -15,7 +15,7 @@ from pathlib import Path
 
 from nestforge.files import StrPath, write_file_aside
 
-WIDTH = 440
+WIDTH = 400
 # one hue a series, light and dark; told apart in the common colour blindnesses, and never by colour alone
 COLOURS = (
     ("#2b67ab", "#7fb2ea"),
@@ -78,13 +78,16 @@ def draw_intervals(
     scale = _Scale.over([*ends, *([] if reference is None else [reference])], left + 8, right - 8)
     body = _draw_vertical_grid(scale, top, bottom, axis)
     signed = reference == 0  # the values are differences
+    decimals = max(scale.decimals + 1, 2)
     if reference is not None:
         x = scale(reference)
         body.append(f'<line class="nf-reference" x1="{x:.1f}" x2="{x:.1f}" y1="{top}" y2="{bottom}"/>')
     for index, row in enumerate(rows):
         y = top + row_height * index + 28
-        ends_text = (scale.format(end, extra=1, signed=signed) for end in (row.low, row.high))
-        numbers = f"{scale.format(row.value, extra=1, signed=signed)} [{', '.join(ends_text)}]"
+        value, low_text, high_text = (
+            format_number(number, decimals, signed=signed) for number in (row.value, row.low, row.high)
+        )
+        numbers = f"{value} [{low_text}, {high_text}]"
         low, middle, high = scale(row.low), scale(row.value), scale(row.high)
         body += [
             f'<g class="nf-mark nf-s{row.colour % len(COLOURS)}"><title>{_escape(f"{row.label}: {numbers}")}</title>',
@@ -102,7 +105,7 @@ def draw_bars(title: str, bars: Sequence[Bar], *, axis: str, width: int = WIDTH)
     top, row_height = 36, 22
     bottom = top + row_height * len(bars)
     longest = max((len(bar.label) for bar in bars), default=0)
-    left = 14 + min(6.4 * longest + 8, 0.42 * width)
+    left = 23 + min(6.8 * longest, 0.4 * width)
     scale = _Scale.over([0.0, *(bar.value for bar in bars)], left, width - 58)
     body = _draw_vertical_grid(scale, top, bottom, axis)
     zero = scale(0.0)
@@ -114,7 +117,7 @@ def draw_bars(title: str, bars: Sequence[Bar], *, axis: str, width: int = WIDTH)
         body += [
             f'<g class="nf-mark nf-s{bar.colour % len(COLOURS)}"><title>{_escape(tooltip)}</title>',
             f'<text class="nf-label" x="{left - 8:.1f}" y="{y + 11}" text-anchor="end">'
-            f"{_escape(shorten(bar.label, (left - 22) / 6.7))}</text>",
+            f"{_escape(shorten(bar.label, (left - 22) / 6.8))}</text>",
             f'<rect class="nf-fill" x="{min(zero, end):.1f}" y="{y}" width="{max(abs(end - zero), 0.8):.1f}" '
             f'height="{row_height - 8}" rx="1.5"/>',
             f'<text class="nf-number nf-halo" x="{max(zero, end) + 5:.1f}" y="{y + 11}">{_escape(value)}</text></g>',
@@ -229,6 +232,14 @@ def shorten(text: str, letters: float) -> str:
     return f"{text[:head]}…{text[len(text) - (room - 1 - head) :]}"
 
 
+def format_number(value: float, decimals: int, *, signed: bool = False) -> str:
+    """Write a number with a true minus sign and thousands apart; zero has no sign."""
+    text = f"{abs(value):,.{decimals}f}"
+    if not text.strip("0.,"):
+        return text
+    return ("\N{MINUS SIGN}" if value < 0 else "+" if signed else "") + text
+
+
 class _Scale:
     """A linear map from data to the page, with ticks at 1, 2 or 5 times a power of ten."""
 
@@ -254,12 +265,9 @@ class _Scale:
     def __call__(self, value: float) -> float:
         return self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start)
 
-    def format(self, value: float, *, extra: int = 0, signed: bool = False) -> str:
+    def format(self, value: float, *, extra: int = 0) -> str:
         """Write a number with the decimals of the ticks, and `extra` ones."""
-        text = f"{abs(value):,.{self.decimals + extra}f}"
-        if not text.strip("0.,"):
-            return text
-        return ("\N{MINUS SIGN}" if value < 0 else "+" if signed else "") + text
+        return format_number(value, self.decimals + extra)
 
 
 def _draw_vertical_grid(scale: _Scale, top: float, bottom: float, axis: str) -> list[str]:
