@@ -127,7 +127,7 @@ def draw_speed(speeds: Sequence[Speed], names: Sequence[str], reference: int) ->
                 f"Latency at batch {firsts[0].batch}" if same else "Latency", samples, axis="latency (ms)"
             ),
             caption=f"Time from handing over a batch to its logits, on {speeds[0].threads} threads; requests: "
-            f"{requests}. Dashed: the median.",
+            f"{requests}. Dashed: the median. Of a long tail only the beginning is drawn; the table below has p99.",
             commands=_write_benches([replace(speed, batches=speed.batches[:1]) for speed in speeds], reference),
         ),
         Figure(
@@ -150,8 +150,8 @@ def draw_speed(speeds: Sequence[Speed], names: Sequence[str], reference: int) ->
             Figure(
                 anchor="figure-ratio",
                 svg=draw_intervals(f"Throughput over that of {names[reference]}", ratios, axis="ratio", reference=1.0),
-                caption="The median of the ratios of rounds that took turns, with its 95% interval: the machine's "
-                "moods fall out of it.",
+                caption="The median of the ratios of rounds that took turns, with its 95% interval: what "
+                "disturbs both alike cancels.",
                 commands=_write_benches(speeds, reference),
             )
         )

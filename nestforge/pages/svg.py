@@ -176,13 +176,14 @@ def draw_histogram(
 ) -> str:
     """Draw the distribution of each sample as a share of its values by bin, with its median.
 
-    The axis ends at the highest 99th percentile; what lies beyond is counted in a line at the right edge.
+    The axis ends at the highest 99th percentile or three medians, whichever is less: a few stragglers would squash all
+    the rest. The tooltip says how much lies beyond.
     """
     legend_height = _count_legend_rows([sample.name for sample in samples], width) * 18
     left, right, top, bottom = 52, width - 18, 54 + legend_height, height + legend_height - 44
     ordered = [sorted(sample.values) for sample in samples]
     start = min(values[0] for values in ordered)
-    end = max(values[min(len(values) - 1, int(0.99 * len(values)))] for values in ordered)
+    end = max(min(values[int(0.99 * len(values))], 3 * values[len(values) // 2]) for values in ordered)
     end = end if end > start else start + max(abs(start), 1.0) * 0.01
     step = (end - start) / bins
     shares = []
