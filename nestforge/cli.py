@@ -182,7 +182,7 @@ def bench(
 def report(
     artifacts: Annotated[
         list[Path],
-        typer.Argument(metavar="ARTIFACT...", help="Folders that 'nestforge build' made.", show_default=False),
+        typer.Argument(metavar="ARTIFACT", help="Folders that 'nestforge build' made.", show_default=False),
     ],
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="FILE.html", help="The page, replaced if it exists.")

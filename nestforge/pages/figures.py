@@ -189,24 +189,30 @@ def write_evaluate(result: Evaluation, vs: Path | None, limit: int | None, *extr
 
 
 def _write_benches(speeds: Sequence[Speed], reference: int) -> tuple[str, ...]:
-    """Write a command for each artifact and batch; one with ``--vs`` measures the reference too."""
-    covered: set[int] = set()
+    """Write a command, or a shell loop over batches, for each artifact; ``--vs`` measures the reference too."""
     commands = []
-    for place, speed in sorted(enumerate(speeds), key=lambda pair: pair[0] == reference):
-        for row in speed.batches:
-            if place == reference and row.batch in covered:
-                continue
-            command = _write_bench(speeds, place, row.batch, reference)
-            if place != reference and " --vs " in command:
-                covered.add(row.batch)
-            commands.append(command)
-    return tuple(commands)
+    theirs = [row.batch for row in speeds[reference].batches]
+    alone = set(theirs)
+    for place, speed in enumerate(speeds):
+        if place == reference:
+            continue
+        ours = [row.batch for row in speed.batches]
+        shared = [batch for batch in ours if batch in theirs]
+        alone -= set(shared)
+        commands += [
+            _write_bench(speed, shared, speeds[reference].artifact),
+            _write_bench(speed, [batch for batch in ours if batch not in theirs], None),
+        ]
+    commands.append(_write_bench(speeds[reference], sorted(alone), None))
+    return tuple(filter(None, commands))
 
 
-def _write_bench(speeds: Sequence[Speed], place: int, batch: int, reference: int) -> str:
-    speed, other = speeds[place], speeds[reference]
-    words = ["nestforge", "bench", str(speed.artifact), "--batch", str(batch), "--threads", str(speed.threads)]
-    words += ["--seconds", f"{speed.seconds:g}"]
-    if place != reference and any(row.batch == batch for row in other.batches):
-        words += ["--vs", str(other.artifact)]
-    return shlex.join(words)
+def _write_bench(speed: Speed, batches: Sequence[int], vs: Path | None) -> str:
+    if not batches:
+        return ""
+    words = ["nestforge", "bench", str(speed.artifact), "--threads", str(speed.threads)]
+    words += ["--seconds", f"{speed.seconds:g}", *(["--vs", str(vs)] if vs is not None else [])]
+    command = f"{shlex.join(words)} --batch"
+    if len(batches) == 1:
+        return f"{command} {batches[0]}"
+    return f"for batch in {' '.join(map(str, batches))}; do {command} $batch; done"

@@ -169,7 +169,7 @@ def render_page(
         finalize=clean,
     )
     environment.filters["svg"] = Markup
-    share = GALLERY // max(len(others), 1)
+    share = max(GALLERY // max(len(others), 1), 1)
     return environment.get_template("report.html.j2").render(
         version=nestforge.__version__,
         plot_style=STYLE,
@@ -233,5 +233,6 @@ def tabulate_manifests(artifacts: Sequence[Artifact]) -> list[tuple[str, list[st
 
 def _find_colour(found: SensitivityFile, folders: Sequence[str]) -> int:
     """Return the place of the artifact a sensitivity report is about, or the first place after all of them."""
-    matching = [place for place, folder in enumerate(folders) if Path(folder) == Path(found.artifact_or_config)]
+    wanted = os.path.abspath(found.artifact_or_config)  # noqa: PTH100 - a foreign string, never looked up
+    matching = [place for place, folder in enumerate(folders) if os.path.abspath(folder) == wanted]  # noqa: PTH100
     return matching[0] if matching else len(folders)

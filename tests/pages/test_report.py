@@ -127,7 +127,7 @@ def test_every_figure_has_its_command(written: Written) -> None:
     for figure in written.html.split("<figure")[1:]:
         body = figure.split("</figure>")[0]
         assert body.count("<svg") == 1
-        assert "<code><span>nestforge</span>" in body
+        assert "<span>nestforge</span> <span>" in body
 
 
 def test_commands_are_quoted_for_a_shell(page: Page, written: Written) -> None:
