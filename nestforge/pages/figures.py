@@ -72,7 +72,7 @@ def draw_accuracy(
 
 def draw_sensitivity(found: SensitivityFile, place: int, colour: int) -> list[Figure]:
     """Draw the noise each layer makes alone, and the gain of sparing it; the largest first."""
-    quoted = shlex.quote(found.artifact_or_config)
+    command = shlex.join(["nestforge", "sensitivity", found.artifact_or_config, "--images", str(found.images)])
     by_noise = sorted(found.layers, key=lambda row: -row.noise_percent)[:LAYERS]
     by_gain = sorted(found.layers, key=lambda row: -found.compute_gain_db(row))[:LAYERS]
     unfinished = "" if found.complete else " The run was interrupted: layers are missing."
@@ -95,14 +95,14 @@ def draw_sensitivity(found: SensitivityFile, place: int, colour: int) -> list[Fi
             anchor=f"figure-noise-{place}",
             svg=draw_bars("Noise of a layer quantized alone", noise, axis="noise (% of the logits' power)"),
             caption=f"What quantizing one layer alone does to the logits: the {len(noise)} noisiest {total}",
-            commands=(f"nestforge sensitivity {quoted}",),
+            commands=(command,),
         ),
         Figure(
             anchor=f"figure-gain-{place}",
             svg=draw_bars("Gain of a layer left in float", gain, axis="gain in SQNR (dB)"),
             caption=f"How much closer the logits come to float32 when one layer alone is spared: the {len(gain)} with "
             f"the largest gain {total}",
-            commands=(f"nestforge sensitivity {quoted}",),
+            commands=(command,),
         ),
     ]
 

@@ -209,12 +209,13 @@ def render_page(
 
 
 def name_artifacts(folders: Sequence[Path]) -> list[str]:
-    """Return the shortest ends of the paths that tell the artifacts apart."""
-    for depth in range(1, max(len(folder.parts) for folder in folders) + 1):
-        names = ["/".join(folder.parts[-depth:]) for folder in folders]
+    """Return the shortest ends of the different paths that tell them apart."""
+    parts = [folder.absolute().parts for folder in folders]
+    for depth in range(1, max(map(len, parts)) + 1):
+        names = ["/".join(part[-depth:]) for part in parts]
         if len(set(names)) == len(names):
             break
-    return [name or str(folder) for name, folder in zip(names, folders, strict=True)]
+    return names
 
 
 def tabulate_manifests(artifacts: Sequence[Artifact]) -> list[tuple[str, list[str]]]:
@@ -233,6 +234,6 @@ def tabulate_manifests(artifacts: Sequence[Artifact]) -> list[tuple[str, list[st
 
 def _find_colour(found: SensitivityFile, folders: Sequence[str]) -> int:
     """Return the place of the artifact a sensitivity report is about, or the first place after all of them."""
-    wanted = os.path.abspath(found.artifact_or_config)  # noqa: PTH100 - a foreign string, never looked up
-    matching = [place for place, folder in enumerate(folders) if os.path.abspath(folder) == wanted]  # noqa: PTH100
+    wanted = Path(found.artifact_or_config).absolute()
+    matching = [place for place, folder in enumerate(folders) if Path(folder).absolute() == wanted]
     return matching[0] if matching else len(folders)
