@@ -20,10 +20,10 @@ from nestforge.files import StrPath, write_file_aside
 from nestforge.measure.evaluate import Evaluation, evaluate_all
 from nestforge.measure.paired import rank_classes
 from nestforge.measure.scaling import Speed, measure_scaling
+from nestforge.pages.canvas import COLOURS, STYLE
 from nestforge.pages.figures import draw_accuracy, draw_sensitivity, draw_speed, write_evaluate
 from nestforge.pages.gallery import make_cards
 from nestforge.pages.sensitivity import SensitivityFile, read_sensitivity
-from nestforge.pages.svg import COLOURS, STYLE
 from nestforge.progress import Progress, silent
 from nestforge.tables.builds import list_manifest_rows
 from nestforge.tables.layout import make_pairs_table

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from nestforge.errors import NestForgeError
+from nestforge.pages.canvas import shorten
 from nestforge.pages.svg import (
     Bar,
     Interval,
@@ -18,7 +19,6 @@ from nestforge.pages.svg import (
     draw_histogram,
     draw_intervals,
     draw_lines,
-    shorten,
     write_svg,
 )
 
