@@ -10,7 +10,7 @@ from collections.abc import Sequence
 # one hue a series, light and dark; a label, a shape or a tooltip tells series apart as well
 COLOURS = (
     ("#2b67ab", "#7fb2ea"),
-    ("#c2591b", "#ee9f6d"),
+    ("#b5511a", "#ee9f6d"),
     ("#23805c", "#68c9a0"),
     ("#7a4fb5", "#bfa1ee"),
     ("#b0336f", "#ee8fbb"),
