@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from nestforge.pages.report import Report, report
 
 HOSTILE_LABEL = "<script>alert(\"label\")</script> & 'quoted'"
 HOSTILE_IMAGE = "a \"b\" 'c' <img src=x onerror=alert(1)>.png"
+UNDECODABLE_IMAGE = os.fsdecode(b"1\xff.png")
 HOSTILE_ARTIFACT = 'int8 "&<b>'
 LAYERS = 20
 
@@ -39,7 +41,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Written:
     for index in range(6):
         folder = dataset / f"c{index}"
         folder.mkdir(parents=True)
-        for name in ("0.png", HOSTILE_IMAGE if index == 0 else "1.png"):
+        for name in ("0.png", {0: HOSTILE_IMAGE, 1: UNDECODABLE_IMAGE}.get(index, "1.png")):
             small = rng.integers(0, 256, (4, 5, 3), np.uint8)
             Image.fromarray(small).resize((90, 70 + index)).save(folder / name)
     labels = root / "labels.txt"
