@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import datetime
 import json
-import os
 import re
 import shlex
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,7 +77,7 @@ def report(
     page = Path(output)
     _check(page, artifacts, seconds=seconds, max_batch=max_batch, threads=threads)
     if limit is not None and dataset is None:
-        raise ConfigError("limit takes images of a dataset, so it goes only with a dataset")
+        raise ConfigError("limit chooses images of a dataset; give a dataset too")
     opened = [open_artifact(path) for path in artifacts]
     sensitivities = tuple(read_sensitivity(Path(path)) for path in sensitivity)
     reference = next((place for place, one in enumerate(opened) if one.manifest.config.dtype == "fp32"), 0)
@@ -126,8 +126,13 @@ def show_report(result: Report, console: Console) -> None:
 
 
 def _check(page: Path, artifacts: Sequence[StrPath], *, seconds: float, max_batch: int, threads: int | None) -> None:
-    if page.is_dir() or not page.parent.is_dir() or not os.access(page.parent, os.W_OK):
-        raise NestForgeError(f"cannot write {page}: name a file in a folder that exists and is writable")
+    if page.is_dir():
+        raise NestForgeError(f"cannot write {page}: it is a folder; name a file")
+    try:
+        tempfile.TemporaryFile(dir=page.parent).close()  # before minutes of measuring, not after
+    except OSError as error:
+        reason = error.strerror or error
+        raise NestForgeError(f"cannot write {page}: {reason}; name a file in a folder that is writable") from error
     if not artifacts:
         raise ConfigError("no artifact given; name one or more folders that 'nestforge build' made")
     folders = [Path(path).resolve() for path in artifacts]

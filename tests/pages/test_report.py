@@ -183,7 +183,7 @@ def test_refusals_leave_nothing(written: Written, tmp_path: Path) -> None:
         (DataError, "no images", [first], {"dataset": tmp_path / "empty"}),
         (DataError, "outside class folders", [first], {"dataset": written.dataset / "c0"}),
         (ConfigError, "limit 0", [first], {"dataset": written.dataset, "limit": 0}),
-        (ConfigError, "only with a dataset", [first], {"limit": 5}),
+        (ConfigError, "give a dataset too", [first], {"limit": 5}),
         (ConfigError, "seconds", [first], {"seconds": 0.0}),
         (ConfigError, "max-batch", [first], {"max_batch": 0}),
         (DataError, "cannot read", [first], {"sensitivity": [tmp_path / "none.json"]}),
