@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from nestforge.measure.evaluate import evaluate
     from nestforge.measure.predict import predict
     from nestforge.networks.catalog import models
+    from nestforge.pages.report import report
 
 __version__ = "0.1.0"
 
@@ -35,6 +36,7 @@ _HOMES = {
     "models": "nestforge.networks.catalog",
     "open_artifact": "nestforge.compile.artifact",
     "predict": "nestforge.measure.predict",
+    "report": "nestforge.pages.report",
     "sensitivity": "nestforge.explain.sensitivity",
 }
 
@@ -50,6 +52,7 @@ __all__ = [
     "models",
     "open_artifact",
     "predict",
+    "report",
     "sensitivity",
 ]
 

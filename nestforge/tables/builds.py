@@ -55,6 +55,11 @@ def format_kernels(kernels: Mapping[str, Mapping[str, int]]) -> str:
 
 
 def show_manifest(manifest: Mapping[str, Any], console: Console) -> None:
+    console.print(make_pairs_table("artifact", list_manifest_rows(manifest)))
+
+
+def list_manifest_rows(manifest: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return what a manifest says as names and values; a name may come again."""
     from nestforge.data.preprocess import parse_preprocess
 
     config, parity, quantization = manifest["config"], manifest["parity"], manifest["quantization"]
@@ -95,4 +100,4 @@ def show_manifest(manifest: Mapping[str, Any], console: Console) -> None:
     ]
     rows.append(("versions", ", ".join(f"{name} {version}" for name, version in manifest["versions"].items())))
     rows += [("warning", warning) for warning in manifest["warnings"]]
-    console.print(make_pairs_table("artifact", rows))
+    return rows
