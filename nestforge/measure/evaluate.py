@@ -63,7 +63,8 @@ def evaluate(
         ConfigError: the two artifacts have different labels.
         ArtifactError: as `open_artifact`.
     """
-    return evaluate_all([artifact], dataset, vs=vs, limit=limit, progress=progress)[0]
+    [evaluation] = evaluate_all([artifact], dataset, vs=vs, limit=limit, allow_overlap=allow_overlap, progress=progress)
+    return evaluation
 
 
 def evaluate_all(
@@ -72,6 +73,7 @@ def evaluate_all(
     *,
     vs: StrPath | None = None,
     limit: int | None = None,
+    allow_overlap: bool = False,
     progress: Progress = silent,
 ) -> list[Evaluation]:
     """Do as `evaluate` for each artifact; each, and `vs`, classifies the images once."""
@@ -89,8 +91,8 @@ def evaluate_all(
     paths = folder.paths if limit is None else tuple(sorted(choose_balanced(folder, limit, seed=0)))
     truth = np.array([truth_of[path] for path in paths])
     if not allow_overlap:
-        for opened in (ours, theirs) if theirs else (ours,):
-            refuse_calibration_images(opened.manifest, paths)
+        for artifact in opened.values():
+            refuse_calibration_images(artifact.manifest, paths)
 
     answers: dict[Path, Answers] = {}
     unreadable: list[UnreadableImage] | None = None
