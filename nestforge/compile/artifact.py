@@ -104,6 +104,7 @@ class Manifest(_Record):
     versions: dict[str, str]
     cpu_flags: tuple[str, ...]
     parity: Parity
+    rewrites: dict[str, int] = {}  # pass -> places it changed
     quantization: QuantizationRecord | None
     bound: BoundRecord | None = None
     kernels: dict[str, dict[str, int]]  # layer type -> execution precision -> count, as the engine reports it
