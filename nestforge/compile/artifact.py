@@ -17,8 +17,7 @@ from nestforge.engines import get_engine
 from nestforge.engines.base import Session, Settings
 from nestforge.engines.machine import count_available_cores, read_machine
 from nestforge.errors import ArtifactError, EngineError
-from nestforge.files import StrPath
-from nestforge.networks.checkpoint import hash_file
+from nestforge.files import StrPath, hash_file
 
 MODEL_FILE, LABELS_FILE, MANIFEST_FILE = "model.onnx", "labels.txt", "manifest.json"
 MAX_MANIFEST_BYTES = 16 << 20
@@ -109,7 +108,8 @@ class Artifact:
             streams=streams,
             threads=count_available_cores() if threads is None else threads,
         )
-        return get_engine(manifest.config.engine).open(self.folder / MODEL_FILE, settings)
+        model = self.folder / MODEL_FILE
+        return get_engine(manifest.config.engine).open(model, settings, sha256=manifest.outputs[MODEL_FILE].sha256)
 
     @property
     def size_bytes(self) -> int:

@@ -198,6 +198,16 @@ def read_image(path: Path, preprocess: Preprocess) -> ImageHWC:
         raise DataError(f"{path}: cannot be preprocessed ({error})") from error
 
 
+def load_image(path: Path, preprocess: Preprocess) -> npt.NDArray[np.float32]:
+    """Return the image as the network takes it: (3, H, W) float32.
+
+    Raises:
+        DataError: as `read_image`.
+    """
+    image: npt.NDArray[np.float32] = normalize_images(read_image(path, preprocess)[None], preprocess)[0]
+    return image
+
+
 def normalize_images(images_nhwc: npt.NDArray[np.uint8], preprocess: Preprocess) -> npt.NDArray[np.float32]:
     """Map (B, H, W, 3) uint8 to (B, 3, H, W) float32, bit for bit as torchvision's ToTensor and Normalize do."""
     levels = np.arange(256, dtype=np.float32) / np.float32(255)
