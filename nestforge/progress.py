@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 
@@ -18,6 +19,9 @@ def silent(description: str, total: int | None) -> Iterator[Advance]:
 @contextmanager
 def show_bars(description: str, total: int | None) -> Iterator[Advance]:
     """Draw a bar on stderr, if that is a terminal, while the task runs; the bar goes away with it."""
+    if not sys.stderr.isatty():
+        yield lambda steps: None
+        return
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -35,7 +39,6 @@ def show_bars(description: str, total: int | None) -> Iterator[Advance]:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
         task = bars.add_task(description, total=total)
         yield lambda steps: bars.advance(task, steps)

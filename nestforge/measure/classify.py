@@ -76,20 +76,25 @@ def classify_images(
     chosen = arrangement or choose_arrangement(artifact, len(paths))
     with progress(f"opening {artifact.folder.name}", None):
         session = artifact.open_session(batch=chosen.batch, streams=chosen.streams, threads=chosen.threads)
-    preprocess = artifact.manifest.preprocess
     with progress(f"classifying with {artifact.folder.name}", len(paths)) as advance:
-        for item in run_in_order(session, paths, lambda path: load_image(path, preprocess), workers=chosen.workers):
-            if isinstance(item, Unreadable):
-                advance(1)
-                yield item
-                continue
-            probabilities = item.logits if artifact.manifest.gives_probabilities else softmax(item.logits)
-            order = np.argsort(-item.logits, axis=1, kind="stable")[:, :top]
-            for index, classes, row in zip(item.indices, order, probabilities, strict=True):
-                yield Answer(
-                    index=index, classes=tuple(map(int, classes)), probabilities=tuple(map(float, row[classes]))
-                )
-            advance(len(item.indices))
+        for item in classify_in_session(artifact, session, paths, top=top, workers=chosen.workers):
+            yield item
+            advance(1)
+
+
+def classify_in_session(
+    artifact: Artifact, session: Session, paths: Sequence[Path], *, top: int, workers: int
+) -> Iterator[Answer | Unreadable]:
+    """Do what `classify_images` does in a session of the artifact that is open already."""
+    preprocess = artifact.manifest.preprocess
+    for item in run_in_order(session, paths, lambda path: load_image(path, preprocess), workers=workers):
+        if isinstance(item, Unreadable):
+            yield item
+            continue
+        probabilities = item.logits if artifact.manifest.gives_probabilities else softmax(item.logits)
+        order = np.argsort(-item.logits, axis=1, kind="stable")[:, :top]
+        for index, classes, row in zip(item.indices, order, probabilities, strict=True):
+            yield Answer(index=index, classes=tuple(map(int, classes)), probabilities=tuple(map(float, row[classes])))
 
 
 def softmax(logits: Logits) -> npt.NDArray[np.float64]:
