@@ -276,8 +276,8 @@ def measure(ours: Path, peer: Path, paths: Sequence[Path], rounds: int) -> dict[
             )
             for batch, streams, workers in (
                 (1, cores, cores),
-                (2, cores, cores),
-                (4, cores, cores + 1),
+                (4, cores, cores),
+                (2, cores, cores + 1),
                 (8, 1, 2),
             )
         },

@@ -16,7 +16,7 @@ from nestforge.engines.base import Logits, Session
 from nestforge.engines.machine import count_available_cores
 from nestforge.progress import Progress, silent
 
-BATCH = 4
+BATCH = 2  # a stream runs two images a few percent faster than one, and no faster the more
 
 
 @dataclass(frozen=True, kw_only=True)
