@@ -64,6 +64,7 @@ CHANGES: list[tuple[str, Any]] = [
     ("quantize.mode", "max"),
     ("quantize.percentile", 90.0),
     ("quantize.per_channel", False),
+    ("quantize.bias_correction", False),
     ("quantize.saturation", "ignore" if not read_machine().has_int8_dot_product else "avoid"),
     ("preprocess", {"ops": [{"op": "resize", "size": [56, 56]}]}),
 ]
