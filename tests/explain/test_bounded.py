@@ -156,4 +156,7 @@ def test_refusals(slim_config: dict[str, Any], dataset: Path, tmp_path: Path) ->
         shutil.copy(path, mixed / "bag" / f"{path.parent.name}-{path.name}")
     with pytest.raises(DataError, match="20 of these 80 images are also calibration images"):
         attempt(validation={"data": str(mixed)})
+    calibration = {**slim_config["calibration"], "evaluation": str(dataset)}
+    with pytest.raises(DataError, match="40 of these 40 images are also validation images"):
+        attempt({"calibration": calibration})
     assert [path.name for path in tmp_path.iterdir()] == ["mixed"]
