@@ -64,6 +64,7 @@ class QuantizeSection(_Section):
     mode: Literal["percentile", "max", "kl_divergence", "mse"] = "percentile"
     percentile: Annotated[float, Field(gt=50, le=100)] = 99.999
     per_channel: bool = True
+    bias_correction: bool = True  # take the mean error of rounded weights out of the biases
     skip_convolutions: tuple[Annotated[int, Field(ge=0)], ...] = ()  # left in float; indices in graph order
     # CPUs without an int8 dot product saturate sums of two products; auto asks this CPU
     saturation: Literal["auto", "avoid", "ignore"] = "auto"
