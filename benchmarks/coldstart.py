@@ -126,7 +126,7 @@ def measure(ours: Path, peer: Path, photo: Path, folder: Path, rounds: int) -> d
     sizes = [(name, f"{size / 1e6:.1f}") for name, size in size_bytes.items()]
     console.print(make_grid("on disk", ("what", "MB"), sizes))
     return {
-        "command": "python benchmarks/coldstart.py PHOTOS",
+        "command": f"python benchmarks/coldstart.py PHOTOS --rounds {rounds}",
         "machine": read_machine(),
         "python": platform.python_version(),
         "versions": {package: version(package) for package in ("openvino", "onnxruntime", "pillow", "numpy")},
