@@ -47,12 +47,13 @@ class OpenVINOEngine:
                 "NUM_STREAMS": settings.streams,
                 "INFERENCE_NUM_THREADS": settings.threads,
                 "ENABLE_CPU_PINNING": False,
+                "PERF_COUNT": settings.profile,
             }
-            kept = self._name_compiled(sha256, settings, options) if sha256 else None
+            kept = self._name_compiled(sha256, settings, options) if sha256 and not settings.profile else None
             compiled = self._import_compiled(kept, options) if kept else None
             if compiled is None:
                 network = self._core.read_model(model if isinstance(model, bytes) else str(model))
-                network.reshape([settings.batch, 3, settings.height, settings.width])
+                network.reshape([settings.batch, settings.channels, settings.height, settings.width])
                 compiled = self._core.compile_model(network, "CPU", options)
                 if kept:
                     write_compiled(kept, compiled.export_model().getvalue())
@@ -108,14 +109,28 @@ class _OpenVINOSession:
 
     def list_kernels(self) -> list[Kernel]:
         kernels = []
+        times_ms = self._read_times()
         for node in self._compiled.get_runtime_model().get_ops():
             info = node.get_rt_info()
+            name = node.get_friendly_name()
+            fused = info["originalLayersNames"].astype(str).split(",")
             kernels.append(
                 Kernel(
-                    name=node.get_friendly_name(),
+                    name=name,
                     layer_type=info["layerType"].astype(str),
                     precision=info["runtimePrecision"].astype(str),
                     implementation=info["primitiveType"].astype(str),
+                    layers=tuple(layer.removesuffix("/WithoutBiases") for layer in fused if layer),
+                    time_ms=times_ms.get(name),
                 )
             )
         return kernels
+
+    def _read_times(self) -> dict[str, float]:
+        if not self.settings.profile:
+            return {}
+        request = self._requests.get()
+        try:
+            return {row.node_name: row.real_time.total_seconds() * 1e3 for row in request.get_profiling_info()}
+        finally:
+            self._requests.put(request)
