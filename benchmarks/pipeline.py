@@ -338,7 +338,7 @@ def measure(ours: Path, peer: Path, paths: Sequence[Path], rounds: int) -> dict[
     columns = ("contender", "ms an image", "x default [95%]", "share of allowed", "same top-5")
     console.print(make_grid(f"network {network_ms:.2f} + loading {loading_ms:.2f} ms", columns, rows))
     return {
-        "command": "python benchmarks/pipeline.py PHOTOS",
+        "command": f"python benchmarks/pipeline.py PHOTOS --rounds {rounds} --count {len(paths)}",
         "machine": read_machine(),
         "python": platform.python_version(),
         "versions": {package: version(package) for package in ("openvino", "onnxruntime", "pillow", "numpy")},
