@@ -138,6 +138,9 @@ def evaluate(
     artifact: ArtifactArgument,
     dataset: Annotated[Path, typer.Argument(help="Folder with one subfolder of images per class.", show_default=False)],
     vs: Annotated[Path | None, typer.Option(help="Another artifact, compared image by image.")] = None,
+    allow_overlap: Annotated[
+        bool, typer.Option("--allow-overlap", help="Evaluate on calibration images too, which flatters.")
+    ] = False,
     limit: LimitOption = None,
     changes: Annotated[
         Path | None,
@@ -153,10 +156,37 @@ def evaluate(
 
     if changes is not None and vs is None:
         raise NestForgeError("--changes lists answers that differ from another artifact's; name it with --vs")
-    result = nestforge.evaluate(artifact, dataset, vs=vs, limit=limit, progress=show_bars)
+    result = nestforge.evaluate(artifact, dataset, vs=vs, limit=limit, allow_overlap=allow_overlap, progress=show_bars)
     if changes is not None and result.vs is not None:
         write_changes(result.vs.changed, changes)
     _deliver(result, show_evaluation, json)
+
+
+@app.command()
+def sensitivity(
+    artifact_or_config: Annotated[
+        Path,
+        typer.Argument(
+            metavar="ARTIFACT|CONFIG.yaml", help="An artifact's folder, or a build file.", show_default=False
+        ),
+    ],
+    images: Annotated[int, typer.Option(help="Calibration images to compare answers on.")] = 16,
+    plot: Annotated[Path | None, typer.Option(metavar="FILE.svg", help="Draw the ranking as well.")] = None,
+    json: JsonOption = None,
+) -> None:
+    """Rank layers by what int8 costs in each: alone, and spared. Ctrl-C keeps what is done; exit code 1 then."""
+    from nestforge.files import write_file_aside
+    from nestforge.tables.explain import draw_sensitivity, show_sensitivity
+
+    if plot is not None and not plot.parent.is_dir():
+        raise NestForgeError(f"--plot {plot}: name a file in a folder that exists")
+    result = nestforge.sensitivity(artifact_or_config, images=images, progress=show_bars)
+    _deliver(result, show_sensitivity, json)
+    if plot is not None:
+        with write_file_aside(plot) as partial:
+            partial.write_text(draw_sensitivity(result), encoding="utf-8")
+    if not result.complete:
+        raise typer.Exit(1)
 
 
 @app.command()

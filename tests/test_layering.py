@@ -20,6 +20,7 @@ ROOMS = (
     "engines",
     "compile",
     "measure",
+    "explain",
     "tables",
     "pages",
     "vendor",

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from nestforge.compile.artifact import Artifact, open_artifact
+from nestforge.compile.images import refuse_calibration_images
 from nestforge.data.imagefolder import choose_balanced, list_images, match_classes
 from nestforge.data.loader import Unreadable
 from nestforge.errors import ConfigError, DataError
@@ -47,19 +48,23 @@ def evaluate(
     *,
     vs: StrPath | None = None,
     limit: int | None = None,
+    allow_overlap: bool = False,
     progress: Progress = silent,
 ) -> Evaluation:
     """Count how often the right class is first, and among the first five.
 
     A class folder is called by the wnid or the name in the artifact's labels. `limit` takes that many images, evenly
     over the classes and always the same ones. Unreadable images are listed and left out of every count.
+    `allow_overlap` takes images whose content an int8 artifact was calibrated on.
 
     Raises:
-        DataError: missing or empty dataset, a folder no label is called, or not one readable image.
+        DataError: missing or empty dataset, a folder no label is called, not one readable image, or calibration
+            images among them.
         ConfigError: the two artifacts have different labels.
         ArtifactError: as `open_artifact`.
     """
-    return evaluate_all([artifact], dataset, vs=vs, limit=limit, progress=progress)[0]
+    [evaluation] = evaluate_all([artifact], dataset, vs=vs, limit=limit, allow_overlap=allow_overlap, progress=progress)
+    return evaluation
 
 
 def evaluate_all(
@@ -68,6 +73,7 @@ def evaluate_all(
     *,
     vs: StrPath | None = None,
     limit: int | None = None,
+    allow_overlap: bool = False,
     progress: Progress = silent,
 ) -> list[Evaluation]:
     """Do as `evaluate` for each artifact; each, and `vs`, classifies the images once."""
@@ -84,6 +90,9 @@ def evaluate_all(
         raise ConfigError(f"limit {limit} is below 1; leave it out to take all images")
     paths = folder.paths if limit is None else tuple(sorted(choose_balanced(folder, limit, seed=0)))
     truth = np.array([truth_of[path] for path in paths])
+    if not allow_overlap:
+        for artifact in opened.values():
+            refuse_calibration_images(artifact.manifest, paths)
 
     answers: dict[Path, Answers] = {}
     unreadable: list[UnreadableImage] | None = None

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.markup import escape
 
+from nestforge.tables.explain import show_bound
 from nestforge.tables.layout import make_pairs_table
 
 if TYPE_CHECKING:
@@ -38,6 +39,8 @@ def show_build(result: BuildResult, console: Console) -> None:
         ("took", f"{result.seconds:.1f} s, at most {result.peak_rss_bytes / 1e9:.2f} GB resident"),
     ]
     console.print(make_pairs_table("built", rows))
+    if result.bound:
+        show_bound(result.bound, console)
     for warning in result.warnings:
         console.print(f"[yellow]warning:[/] {escape(warning)}")
 

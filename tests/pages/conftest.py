@@ -34,7 +34,7 @@ class Written:
 
 
 @pytest.fixture(scope="session")
-def written(tmp_path_factory: pytest.TempPathFactory) -> Written:
+def written(calibration_images: Path, tmp_path_factory: pytest.TempPathFactory) -> Written:
     root = tmp_path_factory.mktemp("report")
     rng = np.random.default_rng(1)
     dataset = root / "data"
@@ -52,7 +52,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Written:
         config = {
             "model": {"name": "resnest14_slim", "seed": seed},
             "dtype": dtype,
-            "calibration": {"data": str(dataset), "count": 8},
+            "calibration": {"data": str(calibration_images), "count": 8},
             "preprocess": {"ops": [{"op": "ecenter_crop", "size": 56}]},
             "labels": str(labels),
             "output": str(output),
