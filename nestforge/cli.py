@@ -55,6 +55,9 @@ JsonOption = Annotated[
     ),
 ]
 
+OverlapOption = Annotated[
+    bool, typer.Option("--allow-overlap", help="Evaluate on calibration images too, which flatters.")
+]
 LimitOption = Annotated[
     int | None, typer.Option(help="Take this many images, evenly over the classes and always the same.")
 ]
@@ -138,10 +141,8 @@ def evaluate(
     artifact: ArtifactArgument,
     dataset: Annotated[Path, typer.Argument(help="Folder with one subfolder of images per class.", show_default=False)],
     vs: Annotated[Path | None, typer.Option(help="Another artifact, compared image by image.")] = None,
-    allow_overlap: Annotated[
-        bool, typer.Option("--allow-overlap", help="Evaluate on calibration images too, which flatters.")
-    ] = False,
     limit: LimitOption = None,
+    allow_overlap: OverlapOption = False,
     changes: Annotated[
         Path | None,
         typer.Option(
@@ -171,20 +172,20 @@ def sensitivity(
         ),
     ],
     images: Annotated[int, typer.Option(help="Calibration images to compare answers on.")] = 16,
-    plot: Annotated[Path | None, typer.Option(metavar="FILE.svg", help="Draw the ranking as well.")] = None,
+    plot: Annotated[
+        Path | None, typer.Option(metavar="FILE.svg", callback=check_file_target, help="Draw the ranking as well.")
+    ] = None,
     json: JsonOption = None,
 ) -> None:
     """Rank layers by what int8 costs in each: alone, and spared. Ctrl-C keeps what is done; exit code 1 then."""
-    from nestforge.files import write_file_aside
-    from nestforge.tables.explain import draw_sensitivity, show_sensitivity
+    from nestforge.pages.sensitivity import draw_noise
+    from nestforge.pages.svg import write_svg
+    from nestforge.tables.explain import show_sensitivity
 
-    if plot is not None and not plot.parent.is_dir():
-        raise NestForgeError(f"--plot {plot}: name a file in a folder that exists")
     result = nestforge.sensitivity(artifact_or_config, images=images, progress=show_bars)
     _deliver(result, show_sensitivity, json)
     if plot is not None:
-        with write_file_aside(plot) as partial:
-            partial.write_text(draw_sensitivity(result), encoding="utf-8")
+        write_svg(draw_noise(result), plot)
     if not result.complete:
         raise typer.Exit(1)
 
@@ -221,6 +222,7 @@ def report(
         Path | None, typer.Option(help="Labelled folder: adds accuracy and the answers that changed.")
     ] = None,
     limit: LimitOption = None,
+    allow_overlap: OverlapOption = False,
     sensitivity: Annotated[
         list[Path] | None,
         typer.Option(metavar="FILE.json", help="What 'nestforge sensitivity --json' wrote; may be repeated."),
@@ -239,6 +241,7 @@ def report(
         output=output,
         dataset=dataset,
         limit=limit,
+        allow_overlap=allow_overlap,
         sensitivity=sensitivity or (),
         bench=bench,
         seconds=seconds,
