@@ -94,6 +94,13 @@ def _explain_os_errors(path: Path) -> Iterator[None]:
         raise NestForgeError(f"cannot write {path}: {error.strerror or error}") from error
 
 
+def cache_folder() -> Path:
+    """Return ``$NESTFORGE_CACHE`` or ``~/.cache/nestforge``: downloads, and journals of interrupted work."""
+    if folder := os.environ.get("NESTFORGE_CACHE"):
+        return Path(folder)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nestforge"
+
+
 def write_json(value: Any, target: str) -> None:
     """Write a result (dataclasses, models, paths) as JSON to a file, or to stdout for ``-``."""
     from pydantic_core import to_jsonable_python
