@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,8 +14,9 @@ import numpy.typing as npt
 
 from nestforge.compile.artifact import Artifact
 from nestforge.data.loader import Batch, Unreadable, load_batches
-from nestforge.engines.base import Logits, Session
+from nestforge.engines.base import Images, Logits, Session
 from nestforge.engines.machine import count_available_cores
+from nestforge.errors import EngineError
 from nestforge.progress import Progress, silent
 
 BATCH = 8
@@ -40,6 +42,9 @@ def classify_images(
     """Yield an `Answer` or an `Unreadable` for every path; memory does not grow with the list.
 
     Answers come in the order of the list; an `Unreadable` may come before answers of earlier images.
+
+    Raises:
+        EngineError: as `run_ahead`.
     """
     batch = artifact.choose_batch(min(BATCH, max(1, len(paths))))
     with progress(f"opening {artifact.folder.name}", None):
@@ -48,7 +53,7 @@ def classify_images(
         paths, artifact.manifest.preprocess, batch=session.settings.batch, workers=count_available_cores()
     )
     with progress(f"classifying with {artifact.folder.name}", len(paths)) as advance:
-        for item, logits in run_ahead(session, batches):
+        for item, logits in run_ahead(session, batches, classes=artifact.manifest.classes):
             if isinstance(item, Unreadable) or logits is None:
                 assert isinstance(item, Unreadable)
                 advance(1)
@@ -72,15 +77,38 @@ def softmax(logits: Logits) -> npt.NDArray[np.float64]:
 
 
 def run_ahead(
-    session: Session, batches: Iterator[Batch | Unreadable]
+    session: Session, batches: Iterator[Batch | Unreadable], *, classes: int
 ) -> Iterator[tuple[Batch | Unreadable, Logits | None]]:
-    """Run batches on the session's streams while the next ones are being loaded; keep their order."""
+    """Run batches on the session's streams while the next ones are being loaded; keep their order.
+
+    A batch that fails is run once more, after a warning.
+
+    Raises:
+        EngineError: a batch failed twice: the engine refused it, or gave anything but `classes` finite scores an image.
+    """
+
+    def run(images_nchw: Images) -> Logits:
+        try:
+            return _run_once(session, images_nchw, classes)
+        except EngineError as error:
+            warnings.warn(f"a batch of {len(images_nchw)} images failed and is run once more: {error}", stacklevel=2)
+            return _run_once(session, images_nchw, classes)
+
     waiting: deque[tuple[Batch | Unreadable, Future[Logits] | None]] = deque()
     with ThreadPoolExecutor(session.settings.streams, thread_name_prefix="infer") as pool:
         for item in batches:
-            waiting.append((item, pool.submit(session.run, item.images_nchw) if isinstance(item, Batch) else None))
+            waiting.append((item, pool.submit(run, item.images_nchw) if isinstance(item, Batch) else None))
             while len(waiting) > session.settings.streams + 1:
                 first, future = waiting.popleft()
                 yield first, future.result() if future else None
         for first, future in waiting:
             yield first, future.result() if future else None
+
+
+def _run_once(session: Session, images_nchw: Images, classes: int) -> Logits:
+    scores = session.run(images_nchw)
+    if scores.shape != (len(images_nchw), classes):
+        raise EngineError(f"the model gave {scores.shape} scores for {len(images_nchw)} images of {classes} classes")
+    if not np.isfinite(scores).all():
+        raise EngineError("the model gave scores that are not finite numbers")
+    return scores

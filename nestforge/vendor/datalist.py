@@ -117,7 +117,7 @@ def _run_share(share: _Share) -> Iterator[tuple[int, str | None]]:
     batches = batch_in_order(
         share.paths, lambda path: vdsp.apply(read_image_npz(path)), np.stack, batch=settings.batch, workers=workers
     )
-    for item, logits in run_ahead(session, batches):
+    for item, logits in run_ahead(session, batches, classes=artifact.manifest.classes):
         if isinstance(item, Unreadable) or logits is None:
             assert isinstance(item, Unreadable)
             yield share.indices[item.index], item.reason
