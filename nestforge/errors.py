@@ -50,18 +50,23 @@ def suggest_nearest(word: str, known: Iterable[str]) -> str:
     return f"; did you mean {' or '.join(repr(name) for name in near)}?" if near else ""
 
 
-def run_command(command: Callable[[], object], *, name: str, resumes: bool = False) -> None:
-    """Run a command line called `name`; a `NestForgeError` is one line on stderr and exit code 2.
-
-    A termination signal unwinds like Ctrl-C, so that nothing half-written stays. Warnings are one line too.
-    `resumes` says of a command that what it has written so far is kept and not written again.
-    """
+def print_warnings(name: str) -> None:
+    """Print the warnings of this process as lines of `name` on stderr."""
 
     def warn(message: Warning | str, *_: object, **__: object) -> None:
         print(f"{name}: warning: {message}", file=sys.stderr)
 
     warnings.showwarning = warn
     warnings.filterwarnings("ignore", module=r"PIL\.")
+
+
+def run_command(command: Callable[[], object], *, name: str, resumes: bool = False) -> None:
+    """Run a command line called `name`; a `NestForgeError` is one line on stderr and exit code 2.
+
+    A termination signal unwinds like Ctrl-C, so that nothing half-written stays. Warnings are one line too.
+    `resumes` says of a command that what it has written so far is kept and not written again.
+    """
+    print_warnings(name)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
     try:
         command()

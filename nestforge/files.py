@@ -36,6 +36,28 @@ def write_file_aside(path: Path) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
+def remove_leftovers(folder: Path) -> None:
+    """Remove what `write_file_aside` left in `folder` when a process was killed; files of living ones stay.
+
+    Raises:
+        OSError: the folder cannot be read or changed.
+    """
+    for path in folder.glob(".*.partial"):
+        number = path.name.removesuffix(".partial").rpartition(".")[2]
+        if path.is_file() and number.isdecimal() and not _is_alive(int(number)):
+            path.unlink(missing_ok=True)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
 @contextmanager
 def write_folder_aside(path: Path, *, overwrite: bool) -> Iterator[Path]:
     """Give a temporary folder beside `path`; on leaving without an error it takes the place of `path`.

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import multiprocessing
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,12 +15,13 @@ from nestforge.compile.artifact import MODEL_FILE, Manifest, open_artifact
 from nestforge.data.loader import Unreadable, batch_in_order
 from nestforge.engines.machine import count_available_cores
 from nestforge.errors import ConfigError, NestForgeError
-from nestforge.files import write_file_aside
+from nestforge.files import remove_leftovers, write_file_aside
 from nestforge.measure.classify import run_ahead, softmax
 from nestforge.progress import Progress, silent
 from nestforge.vendor.npz import OUTPUT_KEY, RUN_FILE, hash_list, read_datalist, read_image_npz, write_npz
 from nestforge.vendor.vamp import VampSettings, check_settings
 from nestforge.vendor.vdsp import Vdsp
+from nestforge.vendor.workers import open_pool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,8 +95,7 @@ def _work(shares: Sequence[_Share]) -> Iterator[tuple[int, str | None]]:
         for share in shares:
             yield from _run_share(share)
         return
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(len(shares), mp_context=context) as pool:
+    with open_pool(len(shares)) as pool:
         for outcomes in pool.map(_finish_share, shares):
             yield from outcomes
 
@@ -142,6 +140,7 @@ def _claim_output(output: Path, run: dict[str, str]) -> None:
     marker = output / RUN_FILE
     try:
         output.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(output)
         earlier = json.loads(marker.read_text(encoding="utf-8")) if marker.is_file() else None
         occupied = any(path.suffix == ".npz" for path in output.iterdir())
     except OSError as error:

@@ -17,7 +17,7 @@ from nestforge.data.loader import map_in_order
 from nestforge.data.preprocess import MAX_PIXELS, decode_image
 from nestforge.engines.machine import count_available_cores
 from nestforge.errors import DataError
-from nestforge.files import write_file_aside
+from nestforge.files import remove_leftovers, write_file_aside
 from nestforge.progress import Progress, silent
 
 INPUT_KEY, OUTPUT_KEY = "input_0", "output_0"
@@ -56,6 +56,7 @@ def convert_images(
     for parent in {path.parent for path in outputs}:
         try:
             parent.mkdir(parents=True, exist_ok=True)
+            remove_leftovers(parent)
         except OSError as error:
             raise DataError(f"cannot create {parent}: {error.strerror}; choose another target") from error
     output_of = dict(zip(folder.paths, outputs, strict=True))
