@@ -9,6 +9,7 @@ process, an input that takes over 10 seconds, or over 2 GiB of memory; its bytes
 from __future__ import annotations
 
 import argparse
+import contextlib
 import io
 import json
 import os
@@ -299,10 +300,8 @@ def run_child(name: str, flags: list[str]) -> None:
 
     def try_bytes(data: bytes) -> None:
         path.write_bytes(data)
-        try:
+        with contextlib.suppress(NestForgeError):
             target.read(path)
-        except NestForgeError:
-            pass
 
     atheris.Setup([sys.argv[0], *flags], try_bytes)
     atheris.Fuzz()

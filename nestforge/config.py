@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from nestforge.data.preprocess import Preprocess
 from nestforge.errors import ConfigError, suggest_nearest
+from nestforge.files import read_small_file
 
 MAX_YAML_BYTES = 1 << 20
 MAX_YAML_VALUES = 100_000
@@ -106,9 +107,10 @@ def read_yaml(path: Path) -> Any:
         ConfigError: missing, too large, or not YAML.
     """
     try:
-        if path.stat().st_size > MAX_YAML_BYTES:
+        content = read_small_file(path, limit_bytes=MAX_YAML_BYTES)
+        if len(content) > MAX_YAML_BYTES:
             raise ConfigError(f"{path} is over {MAX_YAML_BYTES >> 10} KiB; that is not a build file")
-        text = path.read_text(encoding="utf-8")
+        text = content.decode("utf-8")
     except OSError as error:
         raise ConfigError(f"cannot read build file {path}: {error.strerror}") from error
     except ValueError as error:

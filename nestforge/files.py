@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import shutil
+import stat
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -16,6 +17,18 @@ from typing import Any
 from nestforge.errors import ArtifactError, NestForgeError
 
 StrPath = str | Path  # what public functions take
+
+
+def read_small_file(path: Path, *, limit_bytes: int) -> bytes:
+    """Return the content of a regular file; of one over `limit_bytes` only one byte more than that.
+
+    Raises:
+        OSError: it cannot be read, or is a folder, a pipe or a device, which might never end.
+    """
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+    with path.open("rb") as file:
+        return file.read(limit_bytes + 1)
 
 
 @contextmanager
@@ -132,4 +145,4 @@ def write_json(value: Any, target: str) -> None:
         sys.stdout.write(text)
         return
     with write_file_aside(Path(target)) as partial:
-        partial.write_text(text, encoding="utf-8", errors="surrogateescape")
+        partial.write_text(text, encoding="utf-8", errors="backslashreplace")  # a name that is no UTF-8: \\udcXX

@@ -18,7 +18,7 @@ from nestforge.engines import get_engine
 from nestforge.engines.base import Session, Settings
 from nestforge.engines.machine import count_available_cores, read_machine
 from nestforge.errors import ArtifactError, EngineError
-from nestforge.files import StrPath
+from nestforge.files import StrPath, read_small_file
 from nestforge.networks.checkpoint import hash_file
 
 MODEL_FILE, LABELS_FILE, MANIFEST_FILE = "model.onnx", "labels.txt", "manifest.json"
@@ -145,9 +145,10 @@ def open_artifact(folder: StrPath, *, verify: bool = True) -> Artifact:
     if not path.is_file():
         raise ArtifactError(f"{folder} is no artifact: it has no {MANIFEST_FILE}; make one with 'nestforge build'")
     try:
-        if path.stat().st_size > MAX_MANIFEST_BYTES:
+        content = read_small_file(path, limit_bytes=MAX_MANIFEST_BYTES)
+        if len(content) > MAX_MANIFEST_BYTES:
             raise ArtifactError(f"{path} is over {MAX_MANIFEST_BYTES >> 20} MiB; build the artifact again")
-        manifest = Manifest.model_validate(tuples_from_lists(json.loads(path.read_text(encoding="utf-8"))))
+        manifest = Manifest.model_validate(tuples_from_lists(json.loads(content.decode("utf-8"))))
     except (OSError, ValueError, RecursionError) as error:
         reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error).splitlines()[0]
         raise ArtifactError(f"{path} is damaged ({reason}); build the artifact again") from error
@@ -191,7 +192,7 @@ def _refuse_change(problem: str, verify: bool) -> None:
 def write_manifest(manifest: Manifest, folder: Path) -> None:
     """Write the manifest of a folder."""
     text = json.dumps(manifest.model_dump(mode="json"), indent=2, ensure_ascii=False, allow_nan=False)
-    (folder / MANIFEST_FILE).write_text(text + "\n", encoding="utf-8")
+    (folder / MANIFEST_FILE).write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
 
 
 def record_file(path: Path) -> FileRecord:

@@ -15,13 +15,15 @@ from nestforge.compile.artifact import MODEL_FILE, Manifest, open_artifact
 from nestforge.data.loader import Unreadable, batch_in_order
 from nestforge.engines.machine import count_available_cores
 from nestforge.errors import ConfigError, NestForgeError
-from nestforge.files import remove_leftovers, write_file_aside
+from nestforge.files import read_small_file, remove_leftovers, write_file_aside
 from nestforge.measure.classify import run_ahead, softmax
 from nestforge.progress import Progress, silent
 from nestforge.vendor.npz import OUTPUT_KEY, RUN_FILE, hash_list, read_datalist, read_image_npz, write_npz
 from nestforge.vendor.vamp import VampSettings, check_settings
 from nestforge.vendor.vdsp import Vdsp
 from nestforge.vendor.workers import open_pool
+
+MAX_MARKER_BYTES = 1 << 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,7 +143,7 @@ def _claim_output(output: Path, run: dict[str, str]) -> None:
     try:
         output.mkdir(parents=True, exist_ok=True)
         remove_leftovers(output)
-        earlier = json.loads(marker.read_text(encoding="utf-8")) if marker.is_file() else None
+        earlier = json.loads(read_small_file(marker, limit_bytes=MAX_MARKER_BYTES)) if marker.exists() else None
         occupied = any(path.suffix == ".npz" for path in output.iterdir())
     except OSError as error:
         raise NestForgeError(f"cannot use {output}: {error.strerror}; choose another --path_output") from error
