@@ -372,7 +372,7 @@ def list_onnx(model: bytes) -> Iterator[Case]:
             nodes,
             "g",
             [helper.make_tensor_value_info("x" * (i + 1), dtype, shape) for i in range(inputs)],
-            [helper.make_tensor_value_info(name, dtype, None) for name in outputs],
+            [helper.make_tensor_value_info(name, dtype, ("n", "k")) for name in outputs],
             list(weights),
         )
         proto = helper.make_model(made, opset_imports=[helper.make_opsetid("", opset)])
@@ -595,7 +595,7 @@ def list_checkpoints() -> Iterator[Case]:
         "jit": zip_of(
             {"archive/data.pkl": b"\x80\x02}.", "archive/constants.pkl": b"\x80\x02).", "archive/code/a.py": b""}
         ),
-        "legacy": struct.pack("<q", 0x1950A86A20F9469CFC6C) if False else b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.",
+        "legacy_magic_only": b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.",
     }
     for name, content in pickles.items():
         yield Case("checkpoints", f"{name}.pth", REFUSED, put(content))
