@@ -10,15 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from nestforge.compile.artifact import inspect, open_artifact
-    from nestforge.compile.build import build
     from nestforge.compile.export import export
     from nestforge.config import BuildConfig
     from nestforge.data.preprocess import Preprocess
     from nestforge.errors import NestForgeError
+    from nestforge.explain.bounded import build
+    from nestforge.explain.sensitivity import sensitivity
     from nestforge.measure.benchmark import bench
     from nestforge.measure.evaluate import evaluate
     from nestforge.measure.predict import predict
     from nestforge.networks.catalog import models
+    from nestforge.pages.report import report
 
 __version__ = "0.1.0"
 
@@ -27,13 +29,15 @@ _HOMES = {
     "NestForgeError": "nestforge.errors",
     "Preprocess": "nestforge.data.preprocess",
     "bench": "nestforge.measure.benchmark",
-    "build": "nestforge.compile.build",
+    "build": "nestforge.explain.bounded",
     "evaluate": "nestforge.measure.evaluate",
     "export": "nestforge.compile.export",
     "inspect": "nestforge.compile.artifact",
     "models": "nestforge.networks.catalog",
     "open_artifact": "nestforge.compile.artifact",
     "predict": "nestforge.measure.predict",
+    "report": "nestforge.pages.report",
+    "sensitivity": "nestforge.explain.sensitivity",
 }
 
 __all__ = [
@@ -48,6 +52,8 @@ __all__ = [
     "models",
     "open_artifact",
     "predict",
+    "report",
+    "sensitivity",
 ]
 
 

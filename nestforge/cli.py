@@ -40,6 +40,13 @@ def check_json_target(target: str | None) -> str | None:
     return target
 
 
+def check_file_target(target: Path | None) -> Path | None:
+    """Refuse an output file that could not be written, before any work is done."""
+    if target is not None and (target.is_dir() or not target.parent.is_dir()):
+        raise NestForgeError(f"cannot write {target}: name a file in a folder that exists")
+    return target
+
+
 JsonOption = Annotated[
     str | None,
     typer.Option(
@@ -48,6 +55,10 @@ JsonOption = Annotated[
         callback=check_json_target,
         help="Write the result as JSON; - for stdout, and nothing else there.",
     ),
+]
+
+LimitOption = Annotated[
+    int | None, typer.Option(help="Take this many images, evenly over the classes and always the same.")
 ]
 
 
@@ -135,15 +146,64 @@ def evaluate(
     artifact: ArtifactArgument,
     dataset: Annotated[Path, typer.Argument(help="Folder with one subfolder of images per class.", show_default=False)],
     vs: Annotated[Path | None, typer.Option(help="Another artifact, compared image by image.")] = None,
-    limit: Annotated[int | None, typer.Option(help="Take this many images, evenly over the classes.")] = None,
+    allow_overlap: Annotated[
+        bool, typer.Option("--allow-overlap", help="Evaluate on calibration images too, which flatters.")
+    ] = False,
+    limit: LimitOption = None,
+    changes: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.csv", callback=check_file_target, help="With --vs: every image whose answer changed."
+        ),
+    ] = None,
     no_verify: NoVerifyOption = False,
     json: JsonOption = None,
 ) -> None:
-    """Measure top-1 and top-5 on labelled folders, with intervals and paired statistics."""
+    """Measure top-1 and top-5 on labelled folders, by class too, with intervals and paired statistics."""
+    from nestforge.measure.paired import write_changes
     from nestforge.tables.measurements import show_evaluation
 
-    result = nestforge.evaluate(artifact, dataset, vs=vs, limit=limit, verify=not no_verify, progress=show_bars)
+    if changes is not None and vs is None:
+        raise NestForgeError("--changes lists answers that differ from another artifact's; name it with --vs")
+    result = nestforge.evaluate(
+        artifact,
+        dataset,
+        vs=vs,
+        limit=limit,
+        allow_overlap=allow_overlap,
+        verify=not no_verify,
+        progress=show_bars,
+    )
+    if changes is not None and result.vs is not None:
+        write_changes(result.vs.changed, changes)
     _deliver(result, show_evaluation, json)
+
+
+@app.command()
+def sensitivity(
+    artifact_or_config: Annotated[
+        Path,
+        typer.Argument(
+            metavar="ARTIFACT|CONFIG.yaml", help="An artifact's folder, or a build file.", show_default=False
+        ),
+    ],
+    images: Annotated[int, typer.Option(help="Calibration images to compare answers on.")] = 16,
+    plot: Annotated[Path | None, typer.Option(metavar="FILE.svg", help="Draw the ranking as well.")] = None,
+    json: JsonOption = None,
+) -> None:
+    """Rank layers by what int8 costs in each: alone, and spared. Ctrl-C keeps what is done; exit code 1 then."""
+    from nestforge.files import write_file_aside
+    from nestforge.tables.explain import draw_sensitivity, show_sensitivity
+
+    if plot is not None and not plot.parent.is_dir():
+        raise NestForgeError(f"--plot {plot}: name a file in a folder that exists")
+    result = nestforge.sensitivity(artifact_or_config, images=images, progress=show_bars)
+    _deliver(result, show_sensitivity, json)
+    if plot is not None:
+        with write_file_aside(plot) as partial:
+            partial.write_text(draw_sensitivity(result), encoding="utf-8")
+    if not result.complete:
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -171,6 +231,47 @@ def bench(
         progress=show_bars,
     )
     _deliver(result, show_bench, json)
+
+
+@app.command()
+def report(
+    artifacts: Annotated[
+        list[Path],
+        typer.Argument(metavar="ARTIFACT", help="Folders that 'nestforge build' made.", show_default=False),
+    ],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="FILE.html", help="The page, replaced if it exists.")
+    ] = Path("report.html"),
+    dataset: Annotated[
+        Path | None, typer.Option(help="Labelled folder: adds accuracy and the answers that changed.")
+    ] = None,
+    limit: LimitOption = None,
+    sensitivity: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="FILE.json", help="What 'nestforge sensitivity --json' wrote; may be repeated."),
+    ] = None,
+    bench: Annotated[bool, typer.Option("--bench/--no-bench", help="Measure speed.")] = True,
+    seconds: Annotated[float, typer.Option(help="Measured time for each artifact and batch.")] = 2.0,
+    max_batch: Annotated[int, typer.Option(help="Measure at batches 1, 2, 4, ... up to this.")] = 8,
+    threads: Annotated[int | None, typer.Option(help="Threads to measure with; default: the cores to use.")] = None,
+    json: JsonOption = None,
+) -> None:
+    """Write one HTML page on artifacts side by side: accuracy, changed answers, speed, how they were made."""
+    from nestforge.pages.report import show_report
+
+    result = nestforge.report(
+        artifacts,
+        output=output,
+        dataset=dataset,
+        limit=limit,
+        sensitivity=sensitivity or (),
+        bench=bench,
+        seconds=seconds,
+        max_batch=max_batch,
+        threads=threads,
+        progress=show_bars,
+    )
+    _deliver(result, show_report, json)
 
 
 @app.command()

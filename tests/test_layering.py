@@ -21,7 +21,9 @@ ROOMS = (
     "engines",
     "compile",
     "measure",
+    "explain",
     "tables",
+    "pages",
     "vendor",
     "cli",
 )
@@ -30,6 +32,7 @@ HEAVY = {
     "nncf": set(),
     "ray": set(),
     "cv2": set(),
+    "playwright": set(),
 }
 
 
@@ -81,6 +84,7 @@ def test_importing_the_package_loads_nothing_heavy() -> None:
         "pydantic",
         "scipy",
         "PIL",
+        "jinja2",
         "rich",
         "typer",
     }
@@ -96,7 +100,7 @@ def test_help_loads_nothing_heavy() -> None:
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     loaded = set(out.rsplit("LOADED", 1)[1].split())
-    assert not loaded & {"numpy", "torch", "onnx", "openvino", "onnxruntime", "pydantic", "scipy", "PIL"}
+    assert not loaded & {"numpy", "torch", "onnx", "openvino", "onnxruntime", "pydantic", "scipy", "PIL", "jinja2"}
 
 
 def test_main_path_works_without_torch(slim_onnx: Path) -> None:

@@ -87,7 +87,7 @@ def inspect_classifier(model: ir.Model) -> ImageClassifier:
         raise ModelError(f"input {value.name!r} is ({shown}) {kind}; an image classifier takes (B, 3, H, W) float32")
     if not model.graph.outputs:
         raise ModelError("the model has no output; make the class scores its only one")
-    proto = _infer_shapes(_with_input(model, dims[0] or 1, dims[2] or 224, dims[3] or 224))
+    proto = infer_shapes(model, dims[0] or 1, dims[2] or 224, dims[3] or 224)
     output = proto.graph.output[0].type.tensor_type.shape.dim
     classes = [dim.dim_value for dim in output]
     if len(classes) != 2 or classes[1] < 2:
@@ -121,13 +121,14 @@ def append_softmax(model: ir.Model) -> None:
 
 def count_graph_macs(model: ir.Model, height: int, width: int) -> int:
     """Return the multiply-accumulates of convolutions and matrix products for one image."""
-    proto = _infer_shapes(_with_input(model, 1, height, width))
-    shapes = {
-        info.name: [dim.dim_value for dim in info.type.tensor_type.shape.dim]
-        for info in (*proto.graph.value_info, *proto.graph.output, *proto.graph.input)
-    }
-    shapes |= {tensor.name: list(tensor.dims) for tensor in proto.graph.initializer}
-    macs = 0
+    return sum(count_layer_macs(model, height, width).values())
+
+
+def count_layer_macs(model: ir.Model, height: int, width: int) -> dict[str, int]:
+    """Return the multiply-accumulates of each convolution and matrix product for one image, by the node's name."""
+    proto = infer_shapes(model, 1, height, width)
+    shapes = read_shapes(proto)
+    macs = {}
     for node in proto.graph.node:
         if node.op_type not in ("Conv", "Gemm", "MatMul") or len(node.input) < 2:
             continue
@@ -135,11 +136,33 @@ def count_graph_macs(model: ir.Model, height: int, width: int) -> int:
         if not out or not weight:
             continue
         if node.op_type == "Conv":
-            macs += math.prod(out) * math.prod(weight[1:])
+            macs[node.name] = math.prod(out) * math.prod(weight[1:])
         else:
             transposed = any(attribute.name == "transB" and attribute.i for attribute in node.attribute)
-            macs += math.prod(out) * weight[-1 if transposed else -2]
+            macs[node.name] = math.prod(out) * weight[-1 if transposed else -2]
     return macs
+
+
+def infer_shapes(model: ir.Model, batch: int, height: int, width: int) -> onnx.ModelProto:
+    """Return the model for one input size, with the type of every value as far as it can be known.
+
+    Raises:
+        ModelError: the shapes contradict each other.
+    """
+    try:
+        return onnx.shape_inference.infer_shapes(_with_input(model, batch, height, width), data_prop=True)
+    except Exception as error:  # onnx and protobuf each have their own
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ModelError(f"the model's shapes contradict each other ({reason}); export it again") from error
+
+
+def read_shapes(proto: onnx.ModelProto) -> dict[str, list[int]]:
+    """Return the shapes of all values and constants of a model with inferred shapes; unknown sides are 0."""
+    shapes = {
+        info.name: [dim.dim_value for dim in info.type.tensor_type.shape.dim]
+        for info in (*proto.graph.value_info, *proto.graph.output, *proto.graph.input)
+    }
+    return shapes | {tensor.name: list(tensor.dims) for tensor in proto.graph.initializer}
 
 
 def add_initializer(graph: ir.Graph, name: str, array: npt.NDArray[np.generic]) -> ir.Value:
@@ -152,12 +175,13 @@ def add_initializer(graph: ir.Graph, name: str, array: npt.NDArray[np.generic]) 
     return value
 
 
-def _infer_shapes(proto: onnx.ModelProto) -> onnx.ModelProto:
-    try:
-        return onnx.shape_inference.infer_shapes(proto, data_prop=True)
-    except Exception as error:  # onnx and protobuf each have their own
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ModelError(f"the model's shapes contradict each other ({reason}); export it again") from error
+def make_split(graph: ir.Graph, value: ir.Value | None, parts: int, *, name: str) -> ir.Node:
+    """Return a node, not yet in the graph, that cuts the channels of `value` in equal parts."""
+    count = {"num_outputs": parts} if graph.opset_imports.get("", 0) >= 18 else {}
+    split = ir.node("Split", [value], {"axis": 1, **count}, num_outputs=parts, name=name)
+    for index, output in enumerate(split.outputs):
+        output.name = f"{name}{index}"
+    return split
 
 
 def _ends_in_softmax(model: ir.Model) -> bool:
