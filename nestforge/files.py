@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import shutil
@@ -17,6 +18,7 @@ from typing import Any
 from nestforge.errors import ArtifactError, NestForgeError
 
 StrPath = str | Path  # what public functions take
+LONGEST_NAME = 200  # bytes that leave room for more, of the 255 a name may have
 
 
 def read_small_file(path: Path, *, limit_bytes: int) -> bytes:
@@ -40,7 +42,8 @@ def write_file_aside(path: Path) -> Iterator[Path]:
     """
     if not path.parent.is_dir():
         raise NestForgeError(f"no folder {path.parent}; create it or choose another output")
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    name = path.name if len(os.fsencode(path.name)) <= LONGEST_NAME else hashlib.sha256(os.fsencode(path)).hexdigest()
+    partial = path.with_name(f".{name}.{os.getpid()}.partial")
     try:
         with _explain_os_errors(path):
             yield partial
@@ -130,10 +133,16 @@ def _explain_os_errors(path: Path) -> Iterator[None]:
 
 
 def cache_folder() -> Path:
-    """Return ``$NESTFORGE_CACHE`` or ``~/.cache/nestforge``: downloads, and journals of interrupted work."""
+    """Return the folder for what can be fetched or made again: ``$NESTFORGE_CACHE`` or ``~/.cache/nestforge``."""
     if folder := os.environ.get("NESTFORGE_CACHE"):
         return Path(folder)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nestforge"
+
+
+def hash_file(path: Path) -> str:
+    """Return the sha256 of a file as hex digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_json(value: Any, target: str) -> None:

@@ -18,8 +18,7 @@ from nestforge.engines import get_engine
 from nestforge.engines.base import Session, Settings
 from nestforge.engines.machine import count_available_cores, read_machine
 from nestforge.errors import ArtifactError, EngineError
-from nestforge.files import StrPath, read_small_file
-from nestforge.networks.checkpoint import hash_file
+from nestforge.files import StrPath, hash_file, read_small_file, write_file_aside
 
 MODEL_FILE, LABELS_FILE, MANIFEST_FILE = "model.onnx", "labels.txt", "manifest.json"
 MAX_MANIFEST_BYTES = 16 << 20
@@ -86,6 +85,58 @@ class BoundRecord(_Record):
     frontier: tuple[FrontierPoint, ...]
 
 
+class TunedArrangement(_Record):
+    """Requests of `batch` images on `streams` that share `threads`: images a second, and the median request."""
+
+    batch: int
+    streams: int
+    threads: int
+    throughput_ips: float
+    latency_ms: float
+
+
+class TuningRecord(_Record):
+    """The best arrangements found, and the machine they were found on: they say nothing about another one."""
+
+    cpu: str
+    cores: int
+    engine_version: str
+    latency: TunedArrangement
+    throughput: TunedArrangement
+
+
+class RewriteGain(_Record):
+    """One rewriting: the artifact against the same build with it switched the other way, one image at a time.
+
+    `ratio` is the artifact's throughput over the other's, with its 95% interval.
+    """
+
+    name: str
+    applied: bool
+    places: int
+    latency_ms: float
+    other_latency_ms: float
+    ratio: float
+    low: float
+    high: float
+
+
+class KernelTime(_Record):
+    """Milliseconds an image that the engine spends in layers of one type and execution precision."""
+
+    layer_type: str
+    precision: str
+    count: int
+    time_ms: float
+
+
+class Explanation(_Record):
+    """What rewritings bought and where time goes, as measured on the machine that asked."""
+
+    rewrites: tuple[RewriteGain, ...]
+    kernels: tuple[KernelTime, ...]
+
+
 class Manifest(_Record):
     """Everything that is known about an artifact."""
 
@@ -105,21 +156,27 @@ class Manifest(_Record):
     versions: dict[str, str]
     cpu_flags: tuple[str, ...]
     parity: Parity
+    rewrites: dict[str, int] = {}  # pass -> places it changed
     quantization: QuantizationRecord | None
     bound: BoundRecord | None = None
     kernels: dict[str, dict[str, int]]  # layer type -> execution precision -> count, as the engine reports it
     warnings: tuple[str, ...]
+    tuning: TuningRecord | None = None
+    explanation: Explanation | None = None
 
 
 @dataclass(frozen=True)
 class Artifact:
-    """An artifact whose files match its manifest."""
+    """An artifact whose files match its manifest, or are wanted all the same."""
 
     folder: Path
     manifest: Manifest
     labels: tuple[Label, ...]
+    model_sha256: str  # of the file as it is
 
-    def open_session(self, *, batch: int = 1, streams: int = 1, threads: int | None = None) -> Session:
+    def open_session(
+        self, *, batch: int = 1, streams: int = 1, threads: int | None = None, profile: bool = False
+    ) -> Session:
         """Open the model on the engine it was built for; `threads` defaults to the cores this process may use.
 
         Raises:
@@ -137,14 +194,15 @@ class Artifact:
             dtype=manifest.config.dtype,
             streams=streams,
             threads=count_available_cores() if threads is None else threads,
+            profile=profile,
         )
-        return get_engine(manifest.config.engine).open(self.folder / MODEL_FILE, settings)
+        return get_engine(manifest.config.engine).open(self.folder / MODEL_FILE, settings, sha256=self.model_sha256)
 
     def identify(self) -> dict[str, str]:
         """Return what the answers on given pixels depend on: the files as they are, the engine, this CPU."""
         config = self.manifest.config
         return {
-            "model_sha256": hash_file(self.folder / MODEL_FILE),
+            "model_sha256": self.model_sha256,
             "manifest_sha256": hashlib.sha256(self.manifest.model_dump_json().encode()).hexdigest(),
             config.engine: get_engine(config.engine).version,
             "cpu_flags": " ".join(read_machine().flags),
@@ -184,11 +242,13 @@ def open_artifact(folder: StrPath, *, verify: bool = True) -> Artifact:
         raise ArtifactError(f"{path} was changed: it lists no {MODEL_FILE}; build the artifact again")
     if manifest.preprocess.sha256 != manifest.preprocess_sha256:
         _refuse_change(f"{path} was changed: its preprocessing is not the one that was built", verify)
+    found = {}
     for name, record in manifest.outputs.items():
         file = folder / name
         if Path(name).name != name or not file.is_file():
             raise ArtifactError(f"{folder} is incomplete: {name} is missing; build the artifact again")
-        if hash_file(file) != record.sha256:
+        found[name] = hash_file(file)
+        if found[name] != record.sha256:
             _refuse_change(f"{file} is not the file that was built (its sha256 differs)", verify)
     quantization = manifest.quantization
     if quantization and not quantization.saturation_avoided and not read_machine().has_int8_dot_product:
@@ -197,7 +257,7 @@ def open_artifact(folder: StrPath, *, verify: bool = True) -> Artifact:
             "its answers are wrong here; build it again on this machine",
             stacklevel=2,
         )
-    return Artifact(folder, manifest, _read_class_names(folder, manifest))
+    return Artifact(folder, manifest, _read_class_names(folder, manifest), found[MODEL_FILE])
 
 
 def _read_class_names(folder: Path, manifest: Manifest) -> tuple[Label, ...]:
@@ -217,10 +277,28 @@ def _refuse_change(problem: str, verify: bool) -> None:
     warnings.warn(f"{problem}; it is used all the same", stacklevel=3)
 
 
+def format_manifest(manifest: Manifest) -> str:
+    """Return the manifest as it is written."""
+    return json.dumps(manifest.model_dump(mode="json"), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
 def write_manifest(manifest: Manifest, folder: Path) -> None:
     """Write the manifest of a folder."""
-    text = json.dumps(manifest.model_dump(mode="json"), indent=2, ensure_ascii=False, allow_nan=False)
-    (folder / MANIFEST_FILE).write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
+    (folder / MANIFEST_FILE).write_text(format_manifest(manifest), encoding="utf-8", errors="backslashreplace")
+
+
+def update_manifest(
+    artifact: Artifact, *, tuning: TuningRecord | None = None, explanation: Explanation | None = None
+) -> None:
+    """Add what was measured of an artifact to its manifest, which is replaced as a whole.
+
+    Raises:
+        OutputError: the manifest cannot be written.
+    """
+    changes = {"tuning": tuning, "explanation": explanation}
+    manifest = artifact.manifest.model_copy(update={name: value for name, value in changes.items() if value})
+    with write_file_aside(artifact.folder / MANIFEST_FILE) as partial:
+        partial.write_text(format_manifest(manifest), encoding="utf-8", errors="backslashreplace")
 
 
 def record_file(path: Path) -> FileRecord:

@@ -21,7 +21,7 @@ from nestforge.data.loader import Unreadable
 from nestforge.errors import ConfigError, DataError
 from nestforge.files import StrPath
 from nestforge.journal import keep_journal
-from nestforge.measure.classify import BATCH, classify_images
+from nestforge.measure.classify import choose_arrangement, classify_images
 from nestforge.measure.paired import TOP, Answers, ClassAccuracy, PairedEvaluation, count_classes, pair_answers
 from nestforge.measure.statistics import Rate, compute_rate
 from nestforge.progress import Progress, silent
@@ -147,8 +147,7 @@ def _collect_answers(
 ) -> tuple[Answers, list[UnreadableImage]]:
     """Return the answers, in the order of the paths, and the unreadable images.
 
-    Answers are kept in a journal until `finished` is left without an error, about every `CHUNK_SECONDS` and in whole
-    batches: the rest is then cut into the same batches as if nothing had happened.
+    Answers are kept in a journal, about every `CHUNK_SECONDS`, until `finished` is left without an error.
     """
     answers = Answers.make_empty(len(paths))
 
@@ -156,8 +155,7 @@ def _collect_answers(
         answers.classes[index, : len(classes)] = classes
         answers.probabilities[index, : len(classes)] = probabilities
 
-    batch = artifact.choose_batch(min(BATCH, len(paths)))
-    journal = finished.enter_context(keep_journal("evaluate", _identify_work(artifact, paths, batch)))
+    journal = finished.enter_context(keep_journal("evaluate", _identify_work(artifact, paths)))
     for chunk in journal.records:
         for row in chunk:
             keep(*row)
@@ -170,17 +168,17 @@ def _collect_answers(
         )
     if not todo:
         return answers, []
-    with progress(f"opening {artifact.folder.name}", None):
-        session = artifact.open_session(batch=batch)
     chunk, begin = [], time.monotonic()
+    arrangement = choose_arrangement(artifact, len(paths))
     unreadable = []
-    for item in classify_images(artifact, [paths[i] for i in todo], top=TOP, session=session, progress=progress):
+    rest = [paths[index] for index in todo]
+    for item in classify_images(artifact, rest, top=TOP, arrangement=arrangement, progress=progress):
         if isinstance(item, Unreadable):
             unreadable.append(UnreadableImage(image=item.path, reason=item.reason))
             continue
         chunk.append((todo[item.index], item.classes, item.probabilities))
         keep(*chunk[-1])
-        if len(chunk) % batch == 0 and time.monotonic() - begin >= CHUNK_SECONDS:
+        if time.monotonic() - begin >= CHUNK_SECONDS:
             journal.append(chunk)
             chunk, begin = [], time.monotonic()
     if 0 < len(chunk) < np.count_nonzero(answers.read):  # there is a journal, and another artifact may follow
@@ -188,7 +186,7 @@ def _collect_answers(
     return answers, unreadable
 
 
-def _identify_work(artifact: Artifact, paths: Sequence[Path], batch: int) -> dict[str, Any]:
+def _identify_work(artifact: Artifact, paths: Sequence[Path]) -> dict[str, Any]:
     """Return everything the answers depend on; of an image its path, size and when anything about it changed."""
     listing = hashlib.sha256()
     for path in paths:
@@ -200,6 +198,5 @@ def _identify_work(artifact: Artifact, paths: Sequence[Path], batch: int) -> dic
     return artifact.identify() | {
         "images_sha256": listing.hexdigest(),
         "images": len(paths),
-        "batch": batch,
         "top": TOP,
     }

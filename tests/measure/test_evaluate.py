@@ -21,7 +21,7 @@ from nestforge.data.loader import Unreadable
 from nestforge.data.preprocess import make_reference_preprocess, normalize_images, read_image
 from nestforge.engines.base import Images, Kernel, Logits, Session
 from nestforge.errors import ArtifactError, ConfigError, DataError, EngineError
-from nestforge.measure.classify import Answer, classify_images
+from nestforge.measure.classify import Answer, classify_in_session
 from nestforge.measure.evaluate import evaluate
 from nestforge.measure.predict import predict
 from tests.conftest import CLASSES
@@ -135,7 +135,7 @@ class StopError(Exception):
 def test_an_interrupted_evaluation_goes_on(
     vs: str | None, artifacts: dict[str, Path], dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Stopped after every batch in turn, it never classifies an image again that a journal holds."""
+    """Stopped again and again, it never classifies an image again that a journal holds."""
     monkeypatch.setenv("NESTFORGE_CACHE", str(tmp_path))
     monkeypatch.setattr(module, "CHUNK_SECONDS", 0)
     (tmp_path / "data").mkdir()
@@ -147,15 +147,15 @@ def test_an_interrupted_evaluation_goes_on(
     real = module.classify_images
     classified: list[tuple[str, Path]] = []
 
-    def stop_after_two_batches(artifact: Artifact, paths: list[Path], **options: Any) -> Iterator[Answer | Unreadable]:
+    def stop_after_a_while(artifact: Artifact, paths: list[Path], **options: Any) -> Iterator[Answer | Unreadable]:
         for count, item in enumerate(real(artifact, paths, **options)):
             if count >= 17:
                 raise StopError
             yield item
-            if isinstance(item, Answer) and count < 16:
+            if isinstance(item, Answer):
                 classified.append((artifact.folder.name, paths[item.index]))
 
-    monkeypatch.setattr(module, "classify_images", stop_after_two_batches)
+    monkeypatch.setattr(module, "classify_images", stop_after_a_while)
     runs = 0
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="going on with an interrupted evaluation")
@@ -180,13 +180,12 @@ def test_another_artifact_or_a_changed_image_starts_again(
     opened = {name: open_artifact(folder) for name, folder in artifacts.items()}
     paths = list_images(data).paths
 
-    def identify(name: str = "fp32", batch: int = 8) -> dict[str, Any]:
-        return module._identify_work(opened[name], paths, batch)
+    def identify(name: str = "fp32") -> dict[str, Any]:
+        return module._identify_work(opened[name], paths)
 
     first = identify()
     assert identify() == first
     assert identify("int8") != first
-    assert identify(batch=4) != first
     paths[5].chmod(0o600)
     second = identify()
     assert second != first
@@ -197,16 +196,20 @@ def test_another_artifact_or_a_changed_image_starts_again(
 def test_an_engine_that_fails_once_is_asked_again(artifacts: dict[str, Path], dataset: Path) -> None:
     opened = open_artifact(artifacts["fp32"])
     paths = list_images(dataset).paths
-    expected = list(classify_images(opened, paths))
+
+    def classify(session: Session) -> list[Answer | Unreadable]:
+        return list(classify_in_session(opened, session, paths, top=5, workers=1))
+
+    expected = classify(opened.open_session(batch=8))
     for fault in FAULTS:
         session = FaultySession(opened.open_session(batch=8), fault, times=1)
         with pytest.warns(UserWarning, match="a batch of 8 images failed and is run once more"):
-            assert list(classify_images(opened, paths, session=session)) == expected
+            assert classify(session) == expected
         with (
             pytest.warns(UserWarning, match="run once more"),
             pytest.raises(EngineError, match=r"broken|not finite|scores for 8 images of 10 classes"),
         ):
-            list(classify_images(opened, paths, session=FaultySession(session, fault, times=2)))
+            classify(FaultySession(opened.open_session(batch=8), fault, times=2))
 
 
 def fail(scores: Logits) -> Logits:
