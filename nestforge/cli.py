@@ -26,6 +26,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+RESUMABLE = {"evaluate"}  # what is done so far is kept, and not done again by the same command
+
 ArtifactArgument = Annotated[Path, typer.Argument(help="Folder that 'nestforge build' made.", show_default=False)]
 
 
@@ -60,6 +62,11 @@ OverlapOption = Annotated[
 ]
 LimitOption = Annotated[
     int | None, typer.Option(help="Take this many images, evenly over the classes and always the same.")
+]
+
+
+NoVerifyOption = Annotated[
+    bool, typer.Option("--no-verify", help="Use an artifact whose files were changed, after a warning.")
 ]
 
 
@@ -125,12 +132,13 @@ def predict(
     artifact: ArtifactArgument,
     images: Annotated[list[Path], typer.Argument(help="Image files.", show_default=False)],
     top: Annotated[int, typer.Option(help="Classes to show for each image.")] = 5,
+    no_verify: NoVerifyOption = False,
     json: JsonOption = None,
 ) -> None:
     """Classify images: the best classes with names and probabilities. Exit code 1 if some could not be read."""
     from nestforge.tables.measurements import show_predictions
 
-    predictions = nestforge.predict(artifact, images, top=top, progress=show_bars)
+    predictions = nestforge.predict(artifact, images, top=top, verify=not no_verify, progress=show_bars)
     _deliver(predictions, show_predictions, json)
     if any(prediction.error for prediction in predictions):
         raise typer.Exit(1)
@@ -149,6 +157,7 @@ def evaluate(
             metavar="FILE.csv", callback=check_file_target, help="With --vs: every image whose answer changed."
         ),
     ] = None,
+    no_verify: NoVerifyOption = False,
     json: JsonOption = None,
 ) -> None:
     """Measure top-1 and top-5 on labelled folders, by class too, with intervals and paired statistics."""
@@ -157,7 +166,15 @@ def evaluate(
 
     if changes is not None and vs is None:
         raise NestForgeError("--changes lists answers that differ from another artifact's; name it with --vs")
-    result = nestforge.evaluate(artifact, dataset, vs=vs, limit=limit, allow_overlap=allow_overlap, progress=show_bars)
+    result = nestforge.evaluate(
+        artifact,
+        dataset,
+        vs=vs,
+        limit=limit,
+        allow_overlap=allow_overlap,
+        verify=not no_verify,
+        progress=show_bars,
+    )
     if changes is not None and result.vs is not None:
         write_changes(result.vs.changed, changes)
     _deliver(result, show_evaluation, json)
@@ -198,13 +215,21 @@ def bench(
     threads: Annotated[int | None, typer.Option(help="Threads for all streams; default: the cores to use.")] = None,
     seconds: Annotated[float, typer.Option(help="Measured time for each artifact.")] = 5.0,
     vs: Annotated[Path | None, typer.Option(help="Another artifact, measured in turns.")] = None,
+    no_verify: NoVerifyOption = False,
     json: JsonOption = None,
 ) -> None:
     """Measure throughput, latency and the share of the machine's peak."""
     from nestforge.tables.measurements import show_bench
 
     result = nestforge.bench(
-        artifact, batch=batch, streams=streams, threads=threads, seconds=seconds, vs=vs, progress=show_bars
+        artifact,
+        batch=batch,
+        streams=streams,
+        threads=threads,
+        seconds=seconds,
+        vs=vs,
+        verify=not no_verify,
+        progress=show_bars,
     )
     _deliver(result, show_bench, json)
 
@@ -258,14 +283,15 @@ def inspect(
     vdsp_params: Annotated[
         Path | None, typer.Option("--vdsp_params", help="A vendor's vdsp_params file, compared as well.")
     ] = None,
+    no_verify: NoVerifyOption = False,
     json: JsonOption = None,
 ) -> None:
     """Show how an artifact was made, after checking its files, and what differs from the published preprocessing."""
     from nestforge.tables.builds import show_manifest
     from nestforge.vendor.geometry import check_artifact
 
-    differences = check_artifact(artifact, vdsp_params)
-    _deliver(nestforge.inspect(artifact), show_manifest, json)
+    differences = check_artifact(artifact, vdsp_params, verify=not no_verify)
+    _deliver(nestforge.inspect(artifact, verify=not no_verify), show_manifest, json)
     for difference in differences:
         print(f"warning: {difference}", file=sys.stderr)
 
@@ -274,7 +300,7 @@ def main() -> None:
     """Run the command line; a `NestForgeError` is one line on stderr and exit code 2."""
     # OpenVINO imports its model converters where it can; no command needs them, and they take a tenth of a start.
     sys.modules.setdefault("openvino.tools.ovc", None)  # type: ignore[arg-type]
-    run_command(app, name="nestforge")
+    run_command(app, name="nestforge", resumes=not RESUMABLE.isdisjoint(sys.argv[1:2]))
 
 
 def _deliver(result: Any, show: Callable[[Any, Console], None], json: str | None) -> None:

@@ -24,7 +24,7 @@ CLASSES = ("bag", "boot", "coat", "dress", "pullover", "sandal", "shirt", "sneak
 
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Keep what tests compile out of the user's cache; commands the tests start inherit it."""
+    """Keep journals, downloads and compiled models out of the user's cache, also in commands that tests start."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("NESTFORGE_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield

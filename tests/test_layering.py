@@ -14,6 +14,7 @@ ROOMS = (
     "errors",
     "progress",
     "files",
+    "journal",
     "networks",
     "data",
     "config",

@@ -162,7 +162,11 @@ def decode_image(path: Path, *, exif_orientation: bool = False) -> Image.Image:
         DataError: not a readable image, float pixels, or more than `MAX_PIXELS`.
     """
     try:
+        if path.exists() and not path.is_file():
+            raise DataError(f"{path}: not a regular file")  # a pipe would be waited for
         with Image.open(path) as image:
+            if image.format == "EPS":
+                raise DataError(f"{path}: not an image but a program (EPS); save it as PNG")  # Pillow would run it
             if image.size[0] * image.size[1] > MAX_PIXELS:
                 raise DataError(f"{path}: {image.size[0]}x{image.size[1]} is more than {MAX_PIXELS:,} pixels")
             image.load()

@@ -6,10 +6,9 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.markup import escape
 
 from nestforge.tables.explain import show_bound
-from nestforge.tables.layout import make_pairs_table
+from nestforge.tables.layout import escape, make_pairs_table
 
 if TYPE_CHECKING:
     from nestforge.compile.build import BuildResult
@@ -21,7 +20,8 @@ def show_config(config: BuildConfig, console: Console) -> None:
     import yaml
 
     text = yaml.safe_dump(config.model_dump(mode="json", exclude_none=True), sort_keys=False, default_flow_style=None)
-    console.print(f"[bold]settings[/]\n{escape(text.rstrip())}", highlight=False, soft_wrap=True)
+    lines = "\n".join(map(escape, text.splitlines()))
+    console.print(f"[bold]settings[/]\n{lines}", highlight=False, soft_wrap=True)
 
 
 def show_build(result: BuildResult, console: Console) -> None:

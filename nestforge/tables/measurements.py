@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.markup import escape
 
-from nestforge.tables.layout import format_latency, format_rate, make_grid, make_pairs_table
+from nestforge.tables.layout import escape, format_latency, format_rate, make_grid, make_pairs_table
 
 if TYPE_CHECKING:
     from nestforge.measure.benchmark import Bench
