@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from nestforge.measure.evaluate import evaluate
     from nestforge.measure.predict import predict
     from nestforge.networks.catalog import models
+    from nestforge.scale.run import evaluate_source, predict_source
 
 __version__ = "0.1.0"
 
@@ -29,11 +30,13 @@ _HOMES = {
     "bench": "nestforge.measure.benchmark",
     "build": "nestforge.compile.build",
     "evaluate": "nestforge.measure.evaluate",
+    "evaluate_source": "nestforge.scale.run",
     "export": "nestforge.compile.export",
     "inspect": "nestforge.compile.artifact",
     "models": "nestforge.networks.catalog",
     "open_artifact": "nestforge.compile.artifact",
     "predict": "nestforge.measure.predict",
+    "predict_source": "nestforge.scale.run",
 }
 
 __all__ = [
@@ -43,11 +46,13 @@ __all__ = [
     "bench",
     "build",
     "evaluate",
+    "evaluate_source",
     "export",
     "inspect",
     "models",
     "open_artifact",
     "predict",
+    "predict_source",
 ]
 
 

@@ -49,6 +49,23 @@ JsonOption = Annotated[
 ]
 
 
+RayOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ADDRESS",
+        help="Spread the work over a Ray cluster: HOST:PORT, auto, or local for one of this machine's cores.",
+    ),
+]
+WorkersOption = Annotated[int | None, typer.Option(help="With --ray: processes; default: as many as fit the cluster.")]
+ThreadsOption = Annotated[
+    int | None, typer.Option(help="With --ray: threads of a worker; default: 1.", show_default=False)
+]
+RowsOption = Annotated[
+    Path | None,
+    typer.Option("--output", "-o", metavar="FILE.parquet", help="Write a row for every image; replaced if it exists."),
+]
+
+
 @app.callback(invoke_without_command=True)
 def start(
     version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
@@ -109,32 +126,74 @@ def build(
 @app.command()
 def predict(
     artifact: ArtifactArgument,
-    images: Annotated[list[Path], typer.Argument(help="Image files.", show_default=False)],
+    images: Annotated[
+        list[str],
+        typer.Argument(
+            help="Image files; with --output one SOURCE: a folder, tar shards or Parquet, a path or URL.",
+            show_default=False,
+        ),
+    ],
     top: Annotated[int, typer.Option(help="Classes to show for each image.")] = 5,
+    ray: RayOption = None,
+    workers: WorkersOption = None,
+    threads: ThreadsOption = None,
+    output: RowsOption = None,
     json: JsonOption = None,
 ) -> None:
     """Classify images: the best classes with names and probabilities. Exit code 1 if some could not be read."""
     from nestforge.tables.measurements import show_predictions
 
-    predictions = nestforge.predict(artifact, images, top=top, progress=show_bars)
-    _deliver(predictions, show_predictions, json)
-    if any(prediction.error for prediction in predictions):
+    if output is None and (ray, workers, threads) == (None, None, None):
+        predictions = nestforge.predict(artifact, images, top=top, progress=show_bars)
+        _deliver(predictions, show_predictions, json)
+        if any(prediction.error for prediction in predictions):
+            raise typer.Exit(1)
+        return
+    from nestforge.tables.scale import show_source_result
+
+    if output is None or len(images) != 1:
+        raise NestForgeError("--ray classifies one source into a file; name one folder, shard or pattern and --output")
+    result = nestforge.predict_source(
+        artifact, images[0], output=output, ray=ray, workers=workers, threads=threads, progress=show_bars
+    )
+    _deliver(result, show_source_result, json)
+    if result.unreadable:
         raise typer.Exit(1)
 
 
 @app.command()
 def evaluate(
     artifact: ArtifactArgument,
-    dataset: Annotated[Path, typer.Argument(help="Folder with one subfolder of images per class.", show_default=False)],
+    dataset: Annotated[
+        str,
+        typer.Argument(
+            help="Folder with one subfolder of images per class; or tar shards or Parquet, a path or URL.",
+            show_default=False,
+        ),
+    ],
     vs: Annotated[Path | None, typer.Option(help="Another artifact, compared image by image.")] = None,
     limit: Annotated[int | None, typer.Option(help="Take this many images, evenly over the classes.")] = None,
+    ray: RayOption = None,
+    workers: WorkersOption = None,
+    threads: ThreadsOption = None,
+    output: RowsOption = None,
     json: JsonOption = None,
 ) -> None:
-    """Measure top-1 and top-5 on labelled folders, with intervals and paired statistics."""
+    """Measure top-1 and top-5 on labelled images, with intervals and paired statistics."""
+    from nestforge.scale.sources import is_plain_folder
     from nestforge.tables.measurements import show_evaluation
+    from nestforge.tables.scale import show_source_result
 
-    result = nestforge.evaluate(artifact, dataset, vs=vs, limit=limit, progress=show_bars)
-    _deliver(result, show_evaluation, json)
+    if (ray, workers, threads, output) == (None, None, None, None) and is_plain_folder(dataset):
+        result = nestforge.evaluate(artifact, dataset, vs=vs, limit=limit, progress=show_bars)
+        _deliver(result, show_evaluation, json)
+        return
+    if vs is not None or limit is not None:
+        raise NestForgeError("--vs and --limit take a folder of images, without --ray, --workers, --threads, --output")
+    counted = nestforge.evaluate_source(
+        artifact, dataset, ray=ray, workers=workers, threads=threads, output=output, progress=show_bars
+    )
+    _deliver(counted, show_source_result, json)
 
 
 @app.command()

@@ -20,6 +20,7 @@ ROOMS = (
     "engines",
     "compile",
     "measure",
+    "scale",
     "tables",
     "vendor",
     "cli",
@@ -27,7 +28,10 @@ ROOMS = (
 HEAVY = {
     "torch": {"networks/resnest.py", "engines/torch.py", "networks/checkpoint.py"},
     "nncf": set(),
-    "ray": set(),
+    "ray": {"scale/cluster.py"},
+    "pyarrow": {f"scale/{name}.py" for name in ("cluster", "parts", "rows", "run", "tally", "worker")},
+    "fsspec": {"scale/storage.py"},
+    "mlperf_loadgen": {"scale/loadgen.py"},
     "cv2": set(),
 }
 

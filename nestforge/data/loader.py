@@ -12,10 +12,11 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from nestforge.data.preprocess import ImageHWC, Preprocess, normalize_images, read_image
+from nestforge.data.preprocess import ImageFile, ImageHWC, Preprocess, normalize_images, read_image
 from nestforge.errors import DataError
 
 Element = TypeVar("Element", bound=np.generic)
+File = TypeVar("File", bound=ImageFile)
 Outcome = TypeVar("Outcome")
 
 
@@ -37,7 +38,7 @@ class Unreadable:
 
 
 def load_batches(
-    paths: Sequence[Path], preprocess: Preprocess, *, batch: int, workers: int
+    paths: Sequence[ImageFile], preprocess: Preprocess, *, batch: int, workers: int
 ) -> Iterator[Batch | Unreadable]:
     """Yield the images in order as batches of up to `batch`, and at once an `Unreadable` for each that cannot be used.
 
@@ -51,8 +52,8 @@ def load_batches(
 
 
 def batch_in_order(
-    paths: Sequence[Path],
-    read: Callable[[Path], npt.NDArray[Element]],
+    paths: Sequence[File],
+    read: Callable[[File], npt.NDArray[Element]],
     finish: Callable[[Sequence[npt.NDArray[Element]]], npt.NDArray[np.float32]],
     *,
     batch: int,
@@ -68,7 +69,7 @@ def batch_in_order(
     ready: list[tuple[int, npt.NDArray[Element]]] = []
     for index, outcome in map_in_order(paths, read, ahead=workers + 2 * batch, workers=workers):
         if isinstance(outcome, DataError):
-            yield Unreadable(index=index, path=paths[index], reason=str(outcome))
+            yield Unreadable(index=index, path=Path(str(paths[index])), reason=str(outcome))
             continue
         if ready and outcome.shape != ready[0][1].shape:
             yield flush()
@@ -80,11 +81,11 @@ def batch_in_order(
 
 
 def map_in_order(
-    paths: Sequence[Path], function: Callable[[Path], Outcome], *, ahead: int, workers: int
+    paths: Sequence[File], function: Callable[[File], Outcome], *, ahead: int, workers: int
 ) -> Iterator[tuple[int, Outcome | DataError]]:
     """Yield (index, result of `function` or its DataError) in order; threads run at most `ahead` paths ahead."""
 
-    def call(path: Path) -> Outcome | DataError:
+    def call(path: File) -> Outcome | DataError:
         try:
             return function(path)
         except DataError as error:

@@ -7,9 +7,10 @@ torchvision's transforms on PIL images give the same bytes.
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +28,12 @@ Side = Annotated[int, Field(ge=1, le=8192, strict=True)]
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+class ImageFile(Protocol):
+    """A whole image file: a `Path`, or bytes from elsewhere under the name that `str` gives."""
+
+    def read_bytes(self) -> bytes: ...
 
 
 class _Op(BaseModel):
@@ -152,7 +159,7 @@ def make_reference_preprocess(size: int) -> Preprocess:
     return Preprocess(ops=(ECenterCrop(size=size),))
 
 
-def decode_image(path: Path, *, exif_orientation: bool = False) -> Image.Image:
+def decode_image(path: ImageFile, *, exif_orientation: bool = False) -> Image.Image:
     """Decode any image Pillow knows to RGB.
 
     16-bit grey values are scaled to 8 bits, 32-bit ones (TIFF) clipped as Pillow does; alpha is dropped; the first
@@ -162,7 +169,7 @@ def decode_image(path: Path, *, exif_orientation: bool = False) -> Image.Image:
         DataError: not a readable image, float pixels, or more than `MAX_PIXELS`.
     """
     try:
-        with Image.open(path) as image:
+        with Image.open(path if isinstance(path, Path) else io.BytesIO(path.read_bytes())) as image:
             if image.size[0] * image.size[1] > MAX_PIXELS:
                 raise DataError(f"{path}: {image.size[0]}x{image.size[1]} is more than {MAX_PIXELS:,} pixels")
             image.load()
@@ -183,7 +190,7 @@ def _convert_to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def read_image(path: Path, preprocess: Preprocess) -> ImageHWC:
+def read_image(path: ImageFile, preprocess: Preprocess) -> ImageHWC:
     """Return the image after all geometry: (H, W, 3) uint8 RGB.
 
     Raises:

@@ -6,13 +6,13 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from nestforge.compile.artifact import Artifact
 from nestforge.data.loader import Batch, Unreadable, load_batches
+from nestforge.data.preprocess import ImageFile
 from nestforge.engines.base import Logits, Session
 from nestforge.engines.machine import count_available_cores
 from nestforge.progress import Progress, silent
@@ -31,22 +31,23 @@ class Answer:
 
 def classify_images(
     artifact: Artifact,
-    paths: Sequence[Path],
+    paths: Sequence[ImageFile],
     *,
     top: int = 5,
     session: Session | None = None,
+    workers: int | None = None,
     progress: Progress = silent,
 ) -> Iterator[Answer | Unreadable]:
     """Yield an `Answer` or an `Unreadable` for every path; memory does not grow with the list.
 
+    `workers` threads decode; default: the cores this process may use.
     Answers come in the order of the list; an `Unreadable` may come before answers of earlier images.
     """
     batch = artifact.choose_batch(min(BATCH, max(1, len(paths))))
     with progress(f"opening {artifact.folder.name}", None):
         session = session or artifact.open_session(batch=batch)
-    batches = load_batches(
-        paths, artifact.manifest.preprocess, batch=session.settings.batch, workers=count_available_cores()
-    )
+    workers = count_available_cores() if workers is None else workers
+    batches = load_batches(paths, artifact.manifest.preprocess, batch=session.settings.batch, workers=workers)
     with progress(f"classifying with {artifact.folder.name}", len(paths)) as advance:
         for item, logits in run_ahead(session, batches):
             if isinstance(item, Unreadable) or logits is None:
