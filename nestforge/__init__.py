@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from nestforge.measure.evaluate import evaluate
     from nestforge.measure.predict import predict
     from nestforge.networks.catalog import models
+    from nestforge.scale.loadgen import loadgen
     from nestforge.scale.run import evaluate_source, predict_source
 
 __version__ = "0.1.0"
@@ -33,6 +34,7 @@ _HOMES = {
     "evaluate_source": "nestforge.scale.run",
     "export": "nestforge.compile.export",
     "inspect": "nestforge.compile.artifact",
+    "loadgen": "nestforge.scale.loadgen",
     "models": "nestforge.networks.catalog",
     "open_artifact": "nestforge.compile.artifact",
     "predict": "nestforge.measure.predict",
@@ -49,6 +51,7 @@ __all__ = [
     "evaluate_source",
     "export",
     "inspect",
+    "loadgen",
     "models",
     "open_artifact",
     "predict",

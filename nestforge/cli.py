@@ -216,6 +216,49 @@ def bench(
 
 
 @app.command()
+def loadgen(
+    artifact: ArtifactArgument,
+    dataset: Annotated[Path, typer.Argument(help="Folder with one subfolder of images per class.", show_default=False)],
+    scenario: Annotated[str, typer.Option(help="Offline, SingleStream or Server.")] = "Offline",
+    mode: Annotated[str, typer.Option(help="performance, or accuracy: every image once.")] = "performance",
+    batch: Annotated[int | None, typer.Option(help="Images in a request; default: 8 for Offline, else 1.")] = None,
+    streams: Annotated[int, typer.Option(help="Requests at the same time.")] = 1,
+    threads: Annotated[int | None, typer.Option(help="Threads for all streams; default: the cores to use.")] = None,
+    seconds: Annotated[float, typer.Option(help="Least duration; official results take 600.")] = 10.0,
+    queries: Annotated[
+        int | None, typer.Option(help="Least number of queries; default: what LoadGen needs to judge.")
+    ] = None,
+    target_qps: Annotated[
+        float | None, typer.Option(help="What Server sends, Offline expects; default: from a trial.")
+    ] = None,
+    latency_ms: Annotated[
+        float | None, typer.Option(help="Server's bound for the 99th percentile; default: from a trial.")
+    ] = None,
+    logs: Annotated[Path | None, typer.Option(help="New folder that keeps LoadGen's own logs.")] = None,
+    json: JsonOption = None,
+) -> None:
+    """Measure under MLPerf's LoadGen, or count what it logs in accuracy mode."""
+    from nestforge.tables.scale import show_loadgen
+
+    result = nestforge.loadgen(
+        artifact,
+        dataset,
+        scenario=scenario,
+        mode=mode,
+        batch=batch,
+        streams=streams,
+        threads=threads,
+        seconds=seconds,
+        queries=queries,
+        target_qps=target_qps,
+        latency_ms=latency_ms,
+        logs=logs,
+        progress=show_bars,
+    )
+    _deliver(result, show_loadgen, json)
+
+
+@app.command()
 def inspect(
     artifact: ArtifactArgument,
     vdsp_params: Annotated[

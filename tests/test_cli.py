@@ -15,7 +15,7 @@ import pytest
 
 import nestforge
 
-COMMANDS = ("models", "export", "build", "predict", "evaluate", "bench", "inspect")
+COMMANDS = ("models", "export", "build", "predict", "evaluate", "bench", "loadgen", "inspect")
 
 
 def run(*arguments: object, cwd: Path | None = None, code: int = 0) -> subprocess.CompletedProcess[str]:

@@ -31,7 +31,7 @@ HEAVY = {
     "ray": {"scale/cluster.py"},
     "pyarrow": {f"scale/{name}.py" for name in ("cluster", "parts", "rows", "run", "tally", "worker")},
     "fsspec": {"scale/storage.py"},
-    "mlperf_loadgen": {"scale/loadgen.py"},
+    "mlperf_loadgen": {"scale/sut.py"},
     "cv2": set(),
 }
 

@@ -76,8 +76,8 @@ def _list_shards(url: str) -> list[str]:
         if any(entry.is_dir() or entry.suffix.lower() in SUFFIXES for entry in inside):
             return []  # a shard that strayed into a folder of images
         return _choose_shards(str(entry.absolute()) for entry in inside)
-    if glob.has_magic(url) and not path.exists():
-        shards = _choose_shards(str(Path(match).absolute()) for match in glob.glob(url))
+    if glob.has_magic(path.name) and not path.exists():
+        shards = _choose_shards(str(match.absolute()) for match in path.parent.glob(path.name))
         if not shards:
             raise DataError(f"no .tar or .parquet file matches {url}")
         return shards
