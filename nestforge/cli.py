@@ -58,7 +58,7 @@ RayOption = Annotated[
 ]
 WorkersOption = Annotated[int | None, typer.Option(help="With --ray: processes; default: as many as fit the cluster.")]
 ThreadsOption = Annotated[
-    int | None, typer.Option(help="With --ray: threads of a worker; default: 1.", show_default=False)
+    int | None, typer.Option(help="Threads of a worker; default: 1, without --ray all cores.", show_default=False)
 ]
 RowsOption = Annotated[
     Path | None,
