@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nestforge.compile.artifact import open_artifact
-from nestforge.data.loader import map_in_order
-from nestforge.data.preprocess import ImageHWC, Preprocess, normalize_images, read_image
+from nestforge.data.preprocess import Preprocess, normalize_images, read_image
 from nestforge.engines.base import Images, Session
 from nestforge.engines.machine import count_available_cores
 from nestforge.errors import DataError, NestForgeError
@@ -69,15 +69,18 @@ class SampleLibrary:
     def load(self, indices: Sequence[int]) -> None:
         """Decode and preprocess; an unreadable image is remembered instead."""
 
-        def read(path: Path) -> ImageHWC:
-            return read_image(path, self._preprocess)
+        def read(index: int) -> Images | DataError:
+            try:
+                return normalize_images(read_image(self.paths[index], self._preprocess)[None], self._preprocess)
+            except DataError as error:
+                return error
 
-        paths, workers = [self.paths[index] for index in indices], count_available_cores()
-        for position, outcome in map_in_order(paths, read, ahead=4 * workers, workers=workers):
-            if isinstance(outcome, DataError):
-                self.unreadable[indices[position]] = str(outcome)
-            else:
-                self._loaded[indices[position]] = normalize_images(outcome[None], self._preprocess)
+        with ThreadPoolExecutor(count_available_cores()) as pool:
+            for index, outcome in zip(indices, pool.map(read, indices), strict=True):
+                if isinstance(outcome, DataError):
+                    self.unreadable[index] = str(outcome)
+                else:
+                    self._loaded[index] = outcome
 
     def unload(self, indices: Sequence[int]) -> None:
         for index in indices:
