@@ -92,7 +92,7 @@ def classify_on_ray(
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.execution_options.preserve_order = True
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # what goes wrong is raised as well
     items = [{"number": number, "part": pickle.dumps(part)} for number, part in enumerate(parts)]
     rows = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
         Worker,
