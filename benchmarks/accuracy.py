@@ -100,10 +100,10 @@ def main() -> None:
     Console(width=140).print(make_grid(title, columns, rows))
     versions = {package: version(package) for package in ("openvino", "onnxruntime", "nncf", "onnx", "numpy")}
     command = "python benchmarks/accuracy.py --config BUILD.yaml --dataset LABELLED_FOLDER"
-    compact = {
-        name: {"images": r.images, "top1": r.top1, "top5": r.top5, "vs": {**vars(r.vs), "artifact": "fp32"}}
-        for name, r in results.items()
-    }
+    compact = {}
+    for name, r in results.items():
+        vs = {key: value for key, value in vars(r.vs).items() if key != "changed"} | {"artifact": "fp32"}
+        compact[name] = {"images": r.images, "top1": r.top1, "top5": r.top5, "vs": vs}
     write_json(
         {"command": command, "machine": read_machine(), "versions": versions, "results": compact}, str(args.output)
     )

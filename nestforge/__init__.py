@@ -10,15 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from nestforge.compile.artifact import inspect, open_artifact
-    from nestforge.compile.build import build
     from nestforge.compile.export import export
     from nestforge.config import BuildConfig
     from nestforge.data.preprocess import Preprocess
     from nestforge.errors import NestForgeError
+    from nestforge.explain.bounded import build
+    from nestforge.explain.sensitivity import sensitivity
     from nestforge.measure.benchmark import bench
     from nestforge.measure.evaluate import evaluate
     from nestforge.measure.predict import predict
     from nestforge.networks.catalog import models
+    from nestforge.pages.report import report
     from nestforge.scale.loadgen import loadgen
     from nestforge.scale.run import evaluate_source, predict_source
 
@@ -29,7 +31,7 @@ _HOMES = {
     "NestForgeError": "nestforge.errors",
     "Preprocess": "nestforge.data.preprocess",
     "bench": "nestforge.measure.benchmark",
-    "build": "nestforge.compile.build",
+    "build": "nestforge.explain.bounded",
     "evaluate": "nestforge.measure.evaluate",
     "evaluate_source": "nestforge.scale.run",
     "export": "nestforge.compile.export",
@@ -39,6 +41,8 @@ _HOMES = {
     "open_artifact": "nestforge.compile.artifact",
     "predict": "nestforge.measure.predict",
     "predict_source": "nestforge.scale.run",
+    "report": "nestforge.pages.report",
+    "sensitivity": "nestforge.explain.sensitivity",
 }
 
 __all__ = [
@@ -56,6 +60,8 @@ __all__ = [
     "open_artifact",
     "predict",
     "predict_source",
+    "report",
+    "sensitivity",
 ]
 
 

@@ -38,6 +38,13 @@ def check_json_target(target: str | None) -> str | None:
     return target
 
 
+def check_file_target(target: Path | None) -> Path | None:
+    """Refuse an output file that could not be written, before any work is done."""
+    if target is not None and (target.is_dir() or not target.parent.is_dir()):
+        raise NestForgeError(f"cannot write {target}: name a file in a folder that exists")
+    return target
+
+
 JsonOption = Annotated[
     str | None,
     typer.Option(
@@ -48,7 +55,14 @@ JsonOption = Annotated[
     ),
 ]
 
+LimitOption = Annotated[
+    int | None, typer.Option(help="Take this many images, evenly over the classes and always the same.")
+]
 
+
+OverlapOption = Annotated[
+    bool, typer.Option("--allow-overlap", help="Evaluate on calibration images too, which flatters.")
+]
 RayOption = Annotated[
     str | None,
     typer.Option(
@@ -172,28 +186,74 @@ def evaluate(
         ),
     ],
     vs: Annotated[Path | None, typer.Option(help="Another artifact, compared image by image.")] = None,
-    limit: Annotated[int | None, typer.Option(help="Take this many images, evenly over the classes.")] = None,
+    allow_overlap: OverlapOption = False,
+    limit: LimitOption = None,
+    changes: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.csv", callback=check_file_target, help="With --vs: every image whose answer changed."
+        ),
+    ] = None,
     ray: RayOption = None,
     workers: WorkersOption = None,
     threads: ThreadsOption = None,
     output: RowsOption = None,
     json: JsonOption = None,
 ) -> None:
-    """Measure top-1 and top-5 on labelled images, with intervals and paired statistics."""
+    """Measure top-1 and top-5 on labelled images, by class too, with intervals and paired statistics."""
+    from nestforge.measure.paired import write_changes
     from nestforge.scale.sources import is_plain_folder
     from nestforge.tables.measurements import show_evaluation
     from nestforge.tables.scale import show_source_result
 
-    if (ray, workers, threads, output) == (None, None, None, None) and is_plain_folder(dataset):
-        result = nestforge.evaluate(artifact, dataset, vs=vs, limit=limit, progress=show_bars)
-        _deliver(result, show_evaluation, json)
+    if (ray, workers, threads, output) != (None, None, None, None) or not is_plain_folder(dataset):
+        if vs is not None or limit is not None:
+            raise NestForgeError("--vs and --limit take a folder of images, without --ray, --workers, --threads, -o")
+        counted = nestforge.evaluate_source(
+            artifact,
+            dataset,
+            ray=ray,
+            workers=workers,
+            threads=threads,
+            output=output,
+            allow_overlap=allow_overlap,
+            progress=show_bars,
+        )
+        _deliver(counted, show_source_result, json)
         return
-    if vs is not None or limit is not None:
-        raise NestForgeError("--vs and --limit take a folder of images, without --ray, --workers, --threads, --output")
-    counted = nestforge.evaluate_source(
-        artifact, dataset, ray=ray, workers=workers, threads=threads, output=output, progress=show_bars
-    )
-    _deliver(counted, show_source_result, json)
+    if changes is not None and vs is None:
+        raise NestForgeError("--changes lists answers that differ from another artifact's; name it with --vs")
+    result = nestforge.evaluate(artifact, dataset, vs=vs, limit=limit, allow_overlap=allow_overlap, progress=show_bars)
+    if changes is not None and result.vs is not None:
+        write_changes(result.vs.changed, changes)
+    _deliver(result, show_evaluation, json)
+
+
+@app.command()
+def sensitivity(
+    artifact_or_config: Annotated[
+        Path,
+        typer.Argument(
+            metavar="ARTIFACT|CONFIG.yaml", help="An artifact's folder, or a build file.", show_default=False
+        ),
+    ],
+    images: Annotated[int, typer.Option(help="Calibration images to compare answers on.")] = 16,
+    plot: Annotated[Path | None, typer.Option(metavar="FILE.svg", help="Draw the ranking as well.")] = None,
+    json: JsonOption = None,
+) -> None:
+    """Rank layers by what int8 costs in each: alone, and spared. Ctrl-C keeps what is done; exit code 1 then."""
+    from nestforge.files import write_file_aside
+    from nestforge.tables.explain import draw_sensitivity, show_sensitivity
+
+    if plot is not None and not plot.parent.is_dir():
+        raise NestForgeError(f"--plot {plot}: name a file in a folder that exists")
+    result = nestforge.sensitivity(artifact_or_config, images=images, progress=show_bars)
+    _deliver(result, show_sensitivity, json)
+    if plot is not None:
+        with write_file_aside(plot) as partial:
+            partial.write_text(draw_sensitivity(result), encoding="utf-8")
+    if not result.complete:
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -235,6 +295,7 @@ def loadgen(
         float | None, typer.Option(help="Server's bound for the 99th percentile; default: from a trial.")
     ] = None,
     logs: Annotated[Path | None, typer.Option(help="New folder that keeps LoadGen's own logs.")] = None,
+    allow_overlap: OverlapOption = False,
     json: JsonOption = None,
 ) -> None:
     """Measure under MLPerf's LoadGen, or count what it logs in accuracy mode."""
@@ -253,9 +314,51 @@ def loadgen(
         target_qps=target_qps,
         latency_ms=latency_ms,
         logs=logs,
+        allow_overlap=allow_overlap,
         progress=show_bars,
     )
     _deliver(result, show_loadgen, json)
+
+
+@app.command()
+def report(
+    artifacts: Annotated[
+        list[Path],
+        typer.Argument(metavar="ARTIFACT", help="Folders that 'nestforge build' made.", show_default=False),
+    ],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="FILE.html", help="The page, replaced if it exists.")
+    ] = Path("report.html"),
+    dataset: Annotated[
+        Path | None, typer.Option(help="Labelled folder: adds accuracy and the answers that changed.")
+    ] = None,
+    limit: LimitOption = None,
+    sensitivity: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="FILE.json", help="What 'nestforge sensitivity --json' wrote; may be repeated."),
+    ] = None,
+    bench: Annotated[bool, typer.Option("--bench/--no-bench", help="Measure speed.")] = True,
+    seconds: Annotated[float, typer.Option(help="Measured time for each artifact and batch.")] = 2.0,
+    max_batch: Annotated[int, typer.Option(help="Measure at batches 1, 2, 4, ... up to this.")] = 8,
+    threads: Annotated[int | None, typer.Option(help="Threads to measure with; default: the cores to use.")] = None,
+    json: JsonOption = None,
+) -> None:
+    """Write one HTML page on artifacts side by side: accuracy, changed answers, speed, how they were made."""
+    from nestforge.pages.report import show_report
+
+    result = nestforge.report(
+        artifacts,
+        output=output,
+        dataset=dataset,
+        limit=limit,
+        sensitivity=sensitivity or (),
+        bench=bench,
+        seconds=seconds,
+        max_batch=max_batch,
+        threads=threads,
+        progress=show_bars,
+    )
+    _deliver(result, show_report, json)
 
 
 @app.command()

@@ -46,6 +46,16 @@ class CalibrationSection(_Section):
     count: Annotated[int, Field(ge=1)] = 300
     seed: int = 0
     suffix: str | None = None  # take only files that end in this, whatever the case; default: every image
+    evaluation: str | None = None  # the folder accuracy will be measured on; refused where it holds these images
+    allow_overlap: bool = False  # take calibration images that are in `evaluation` or `quantize.validation` too
+
+
+class ValidationSection(_Section):
+    """Labelled images a bound is judged on: neither the calibration images nor those of the final test."""
+
+    data: str
+    count: Annotated[int, Field(ge=1)] | None = None  # evenly over the classes; default: all
+    seed: int = 0
 
 
 class QuantizeSection(_Section):
@@ -57,6 +67,15 @@ class QuantizeSection(_Section):
     skip_convolutions: tuple[Annotated[int, Field(ge=0)], ...] = ()  # left in float; indices in graph order
     # CPUs without an int8 dot product saturate sums of two products; auto asks this CPU
     saturation: Literal["auto", "avoid", "ignore"] = "auto"
+    # layers are left in float until top-1 falls by at most this many percentage points, judged by a 95% interval
+    max_drop: Annotated[float, Field(gt=0, le=100)] | None = None
+    validation: ValidationSection | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if (self.max_drop is None) != (self.validation is None):
+            raise ValueError("'max_drop' and 'validation' (labelled images to judge it on) go together")
+        return self
 
 
 class BuildConfig(_Section):

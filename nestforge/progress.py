@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections import abc
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from typing import TypeVar
 
 Advance = Callable[[int], None]
+Sized = TypeVar("Sized", bound=abc.Sized)
 Progress = Callable[[str, int | None], AbstractContextManager[Advance]]
 
 
@@ -39,3 +42,10 @@ def show_bars(description: str, total: int | None) -> Iterator[Advance]:
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
         task = bars.add_task(description, total=total)
         yield lambda steps: bars.advance(task, steps)
+
+
+def advance_over(batches: Iterable[Sized], advance: Advance) -> Iterator[Sized]:
+    """Yield batches, and advance by the size of each when the next is asked for."""
+    for batch in batches:
+        yield batch
+        advance(len(batch))

@@ -37,11 +37,9 @@ def photos(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "photos"
 
 
-@pytest.fixture(scope="session")
-def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def make_images(root: Path, *, seed: int) -> Path:
     """Ten class folders of four small noisy images each."""
-    root = tmp_path_factory.mktemp("dataset")
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seed)
     for index, name in enumerate(CLASSES):
         (root / name).mkdir()
         for number in range(4):
@@ -49,6 +47,17 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
             pixels[: 4 * index] //= 4
             Image.fromarray(pixels).save(root / name / f"{number}.png")
     return root
+
+
+@pytest.fixture(scope="session")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_images(tmp_path_factory.mktemp("dataset"), seed=0)
+
+
+@pytest.fixture(scope="session")
+def calibration_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the artifacts are calibrated on: like `dataset`, but no image of it."""
+    return make_images(tmp_path_factory.mktemp("calibration"), seed=1)
 
 
 @pytest.fixture(scope="session")
@@ -68,12 +77,12 @@ def slim_onnx(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def slim_config(dataset: Path, labels: Path) -> dict[str, object]:
+def slim_config(calibration_images: Path, labels: Path) -> dict[str, object]:
     """A build file's content without its output."""
     return {
         "model": {"name": "resnest14_slim", "seed": 0},
         "dtype": "int8",
-        "calibration": {"data": str(dataset), "count": 20},
+        "calibration": {"data": str(calibration_images), "count": 20},
         "preprocess": {"ops": [{"op": "ecenter_crop", "size": 56}]},
         "labels": str(labels),
     }

@@ -58,6 +58,33 @@ class QuantizationRecord(_Record):
     saturation_avoided: bool
 
 
+class FrontierPoint(_Record):
+    """A choice of layers left in float, measured on the validation set: rates are fractions of 1.
+
+    `drop` is float32's top-1 minus ours, `drop_high` the upper end of its one-sided 95% interval (paired).
+    `kept_speed` is the throughput as a fraction of that with no layer spared.
+    """
+
+    spared: tuple[str, ...]
+    drop: float
+    drop_high: float
+    lost: int
+    gained: int
+    answers_changed: int
+    throughput_ips: float
+    kept_speed: float
+
+
+class BoundRecord(_Record):
+    """How a build was kept within `quantize.max_drop`: the layers spared in the end, and every choice measured."""
+
+    spared: tuple[str, ...]
+    max_drop_pp: float
+    validation: str
+    images: int
+    frontier: tuple[FrontierPoint, ...]
+
+
 class Manifest(_Record):
     """Everything that is known about an artifact."""
 
@@ -78,6 +105,7 @@ class Manifest(_Record):
     cpu_flags: tuple[str, ...]
     parity: Parity
     quantization: QuantizationRecord | None
+    bound: BoundRecord | None = None
     kernels: dict[str, dict[str, int]]  # layer type -> execution precision -> count, as the engine reports it
     warnings: tuple[str, ...]
 

@@ -65,6 +65,12 @@ class Histogram:
         """Number of values seen."""
         return int(self.counts.sum())
 
+    def share_outside(self, bounds: Range) -> float:
+        """Return the fraction of all values seen that lie outside `bounds`, to within one bin at each end."""
+        above = self.counts[:_SIGN][_MAGNITUDE_EDGES[:-1].searchsorted(bounds.high) :].sum()
+        below = self.counts[_SIGN:][_MAGNITUDE_EDGES[:-1].searchsorted(-bounds.low) :].sum()
+        return float(above + below) / max(self.total, 1)
+
     def percentile(self, percent: float) -> float:
         """Return the value that `percent` of all values seen lie at or below, to within one bin."""
         ordered = self.counts[_ORDER]

@@ -120,13 +120,14 @@ def append_softmax(model: ir.Model) -> None:
 
 def count_graph_macs(model: ir.Model, height: int, width: int) -> int:
     """Return the multiply-accumulates of convolutions and matrix products for one image."""
-    proto = onnx.shape_inference.infer_shapes(_with_input(model, 1, height, width), data_prop=True)
-    shapes = {
-        info.name: [dim.dim_value for dim in info.type.tensor_type.shape.dim]
-        for info in (*proto.graph.value_info, *proto.graph.output, *proto.graph.input)
-    }
-    shapes |= {tensor.name: list(tensor.dims) for tensor in proto.graph.initializer}
-    macs = 0
+    return sum(count_layer_macs(model, height, width).values())
+
+
+def count_layer_macs(model: ir.Model, height: int, width: int) -> dict[str, int]:
+    """Return the multiply-accumulates of each convolution and matrix product for one image, by the node's name."""
+    proto = infer_shapes(model, 1, height, width)
+    shapes = read_shapes(proto)
+    macs = {}
     for node in proto.graph.node:
         if node.op_type not in ("Conv", "Gemm", "MatMul"):
             continue
@@ -134,11 +135,25 @@ def count_graph_macs(model: ir.Model, height: int, width: int) -> int:
         if not out or not weight:
             continue
         if node.op_type == "Conv":
-            macs += math.prod(out) * math.prod(weight[1:])
+            macs[node.name] = math.prod(out) * math.prod(weight[1:])
         else:
             transposed = any(attribute.name == "transB" and attribute.i for attribute in node.attribute)
-            macs += math.prod(out) * weight[-1 if transposed else -2]
+            macs[node.name] = math.prod(out) * weight[-1 if transposed else -2]
     return macs
+
+
+def infer_shapes(model: ir.Model, batch: int, height: int, width: int) -> onnx.ModelProto:
+    """Return the model for one input size, with the type of every value as far as it can be known."""
+    return onnx.shape_inference.infer_shapes(_with_input(model, batch, height, width), data_prop=True)
+
+
+def read_shapes(proto: onnx.ModelProto) -> dict[str, list[int]]:
+    """Return the shapes of all values and constants of a model with inferred shapes; unknown sides are 0."""
+    shapes = {
+        info.name: [dim.dim_value for dim in info.type.tensor_type.shape.dim]
+        for info in (*proto.graph.value_info, *proto.graph.output, *proto.graph.input)
+    }
+    return shapes | {tensor.name: list(tensor.dims) for tensor in proto.graph.initializer}
 
 
 def add_initializer(graph: ir.Graph, name: str, array: npt.NDArray[np.generic]) -> ir.Value:
@@ -149,6 +164,15 @@ def add_initializer(graph: ir.Graph, name: str, array: npt.NDArray[np.generic]) 
     value = ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
     graph.register_initializer(value)
     return value
+
+
+def make_split(graph: ir.Graph, value: ir.Value | None, parts: int, *, name: str) -> ir.Node:
+    """Return a node, not yet in the graph, that cuts the channels of `value` in equal parts."""
+    count = {"num_outputs": parts} if graph.opset_imports.get("", 0) >= 18 else {}
+    split = ir.node("Split", [value], {"axis": 1, **count}, num_outputs=parts, name=name)
+    for index, output in enumerate(split.outputs):
+        output.name = f"{name}{index}"
+    return split
 
 
 def _ends_in_softmax(model: ir.Model) -> bool:

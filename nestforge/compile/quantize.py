@@ -29,7 +29,7 @@ from nestforge.errors import ConfigError
 WEIGHT_MAX = 127
 SMALLEST_RANGE = 1e-30  # a scale must not underflow
 _OUTPUT_AXIS = {"Conv": 0, "Gemm": 1, "MatMul": 1}  # of the weight; Gemm's is 0 when transB
-_MOVES = frozenset({"MaxPool", "Flatten", "Reshape", "Squeeze", "Identity"})
+MOVES = frozenset({"MaxPool", "Flatten", "Reshape", "Squeeze", "Identity"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,17 +62,17 @@ def find_activations(model: ir.Model, *, skip: Collection[str] = ()) -> dict[str
     for node in model.graph:
         if node.name in skip:
             continue
-        if _is_weighted(node):
+        if is_weighted(node):
             values = [node.inputs[0]]
-        elif _is_residual(node):
-            values = list(node.inputs)
+        elif is_residual(node):
+            values = [value for value in node.inputs if not _is_output_of(value, skip)]
         elif _is_rectified_convolution(node, skip):
             values = [node.outputs[0]]
         else:
             continue
         for value in values:
             if value is not None:
-                source = _find_source(value)
+                source = find_source(value)
                 found[str(source.name)] = source
     return found
 
@@ -84,23 +84,30 @@ def quantize_graph(
     per_channel: bool,
     avoid_saturation: bool,
     skip: Collection[str] = (),
+    activations: Collection[str] | None = None,
 ) -> QuantizationSummary:
     """Insert the pairs into `model`, in place; the nodes named in `skip` stay in float.
 
+    `activations` names what gets a quantizer where `model` is a part that cannot tell by itself; names of other parts
+    are ignored.
     With `avoid_saturation`, no two neighbouring products can overflow 16 bits; see `scale_weights`.
     """
     graph = model.graph
-    activations = find_activations(model, skip=skip)
-    for name, value in activations.items():
+    if activations is None:
+        found = find_activations(model, skip=skip)
+    else:
+        values = [*graph.inputs, *(value for node in graph for value in node.outputs)]
+        found = {str(value.name): value for value in values if value.name in activations}
+    for name, value in found.items():
         _quantize_activation(graph, value, ranges[name])
     layers, left = 0, []
     for node in list(graph):
-        if node.name not in skip and _is_weighted(node) and _reads_quantized(node):
+        if node.name not in skip and is_weighted(node) and _reads_quantized(node):
             _quantize_weight(graph, node, per_channel=per_channel, avoid_saturation=avoid_saturation)
             layers += 1
         elif node.op_type in _OUTPUT_AXIS:
             left.append(str(node.name))
-    return QuantizationSummary(activations=len(activations), weighted_layers=layers, float_weighted_layers=tuple(left))
+    return QuantizationSummary(activations=len(found), weighted_layers=layers, float_weighted_layers=tuple(left))
 
 
 def scale_weights(
@@ -139,7 +146,7 @@ def list_pairs(rows: Rows) -> list[tuple[Rows, Rows]]:
     return [(flat[:, :-1], flat[:, 1:])]
 
 
-def _is_weighted(node: ir.Node) -> bool:
+def is_weighted(node: ir.Node) -> bool:
     weight = ir.convenience.get_const_tensor(node.inputs[1]) if len(node.inputs) > 1 and node.inputs[1] else None
     return (
         node.op_type in _OUTPUT_AXIS
@@ -163,28 +170,33 @@ def _is_depthwise(node: ir.Node, weight: npt.NDArray[np.float32]) -> bool:
     return node.op_type == "Conv" and group is not None and group.as_int() == weight.shape[0] and weight.shape[1] == 1
 
 
-def _is_residual(node: ir.Node) -> bool:
+def is_residual(node: ir.Node) -> bool:
     if node.op_type != "Add" or any(value is None or value.is_initializer() for value in node.inputs):
         return False
     producers = [value.producer() for value in node.inputs if value is not None]
     return any(producer is not None and producer.op_type == "Conv" for producer in producers)
 
 
+def _is_output_of(value: ir.Value | None, names: Collection[str]) -> bool:
+    producer = value.producer() if value is not None else None
+    return producer is not None and producer.name in names
+
+
 def _is_rectified_convolution(node: ir.Node, skip: Collection[str]) -> bool:
     producer = node.inputs[0].producer() if node.op_type == "Relu" and node.inputs[0] is not None else None
-    return producer is not None and producer.op_type == "Conv" and producer.name not in skip and _is_weighted(producer)
+    return producer is not None and producer.op_type == "Conv" and producer.name not in skip and is_weighted(producer)
 
 
-def _find_source(value: ir.Value) -> ir.Value:
+def find_source(value: ir.Value) -> ir.Value:
     """Return the value whose elements `value` moves or selects: quantizing that one instead changes nothing else."""
     producer = value.producer()
-    while producer is not None and producer.op_type in _MOVES and producer.inputs[0] is not None:
+    while producer is not None and producer.op_type in MOVES and producer.inputs[0] is not None:
         value, producer = producer.inputs[0], producer.inputs[0].producer()
     return value
 
 
 def _reads_quantized(node: ir.Node) -> bool:
-    producer = _find_source(node.inputs[0]).producer() if node.inputs[0] is not None else None
+    producer = find_source(node.inputs[0]).producer() if node.inputs[0] is not None else None
     return producer is not None and producer.op_type == "DequantizeLinear"
 
 

@@ -19,14 +19,19 @@ Dtype = Literal["fp32", "bf16", "int8"]
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """How a model is opened. `threads` are shared by all `streams`, which run requests at the same time."""
+    """How a model is opened. `threads` are shared by all `streams`, which run requests at the same time.
+
+    `channels` are 3 but for a part of a network; with `profile`, kernels are timed, which slows all of them a little.
+    """
 
     batch: int = 1
+    channels: int = 3
     height: int = 224
     width: int = 224
     dtype: Dtype = "fp32"
     streams: int = 1
     threads: int = 1
+    profile: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +42,8 @@ class Kernel:
     layer_type: str  # the engine's own word, such as "Convolution"
     precision: str  # of the execution, such as "u8" or "f32"
     implementation: str = ""
+    layers: tuple[str, ...] = ()  # nodes of the ONNX graph that were fused into it
+    time_ms: float | None = None  # of the last run, where the session was opened with `profile`
 
 
 class Session(Protocol):
@@ -85,7 +92,7 @@ def run_padded(
 ) -> dict[str, npt.NDArray[np.float32]]:
     """Run 1 to B images through a session compiled for exactly B, and cut the outputs to the images given."""
     count = len(images_nchw)
-    expected = (3, settings.height, settings.width)
+    expected = (settings.channels, settings.height, settings.width)
     if not 1 <= count <= settings.batch or images_nchw.shape[1:] != expected:
         raise EngineError(f"session takes 1 to {settings.batch} images of {expected}, not {images_nchw.shape}")
     if count < settings.batch:

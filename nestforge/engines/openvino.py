@@ -38,13 +38,14 @@ class OpenVINOEngine:
             raise EngineError("this CPU has no bf16 instructions; build with dtype fp32 or int8")
         try:
             network = self._core.read_model(model if isinstance(model, bytes) else str(model))
-            network.reshape([settings.batch, 3, settings.height, settings.width])
+            network.reshape([settings.batch, settings.channels, settings.height, settings.width])
             # What an int8 graph leaves in float runs in float32: the answer then does not depend on the CPU.
             options = {
                 "INFERENCE_PRECISION_HINT": "bf16" if settings.dtype == "bf16" else "f32",
                 "NUM_STREAMS": settings.streams,
                 "INFERENCE_NUM_THREADS": settings.threads,
                 "ENABLE_CPU_PINNING": False,
+                "PERF_COUNT": settings.profile,
             }
             return _OpenVINOSession(self._core.compile_model(network, "CPU", options), settings)
         except RuntimeError as error:
@@ -81,14 +82,28 @@ class _OpenVINOSession:
 
     def list_kernels(self) -> list[Kernel]:
         kernels = []
+        times_ms = self._read_times()
         for node in self._compiled.get_runtime_model().get_ops():
             info = node.get_rt_info()
+            name = node.get_friendly_name()
+            fused = info["originalLayersNames"].astype(str).split(",")
             kernels.append(
                 Kernel(
-                    name=node.get_friendly_name(),
+                    name=name,
                     layer_type=info["layerType"].astype(str),
                     precision=info["runtimePrecision"].astype(str),
                     implementation=info["primitiveType"].astype(str),
+                    layers=tuple(layer.removesuffix("/WithoutBiases") for layer in fused if layer),
+                    time_ms=times_ms.get(name),
                 )
             )
         return kernels
+
+    def _read_times(self) -> dict[str, float]:
+        if not self.settings.profile:
+            return {}
+        request = self._requests.get()
+        try:
+            return {row.node_name: row.real_time.total_seconds() * 1e3 for row in request.get_profiling_info()}
+        finally:
+            self._requests.put(request)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import threading
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,14 +107,7 @@ def bench(
         sessions = [opened.open_session(batch=batch, streams=streams, threads=threads) for opened in artifacts]
         runs = [Run(session) for session in sessions]
         peaks = [measure_peak(manifest.config.dtype, threads)]
-    with progress("measuring", ROUNDS * len(runs) + len(runs)) as advance:
-        for run in runs:
-            run.spend(WARM_UP_SECONDS, record=False)
-            advance(1)
-        for turn in range(ROUNDS):
-            for run in runs if turn % 2 == 0 else reversed(runs):
-                run.spend(seconds / ROUNDS, record=True)
-                advance(1)
+    run_in_turns(runs, seconds=seconds, progress=progress)
     # before and after: whatever else ran on the machine meanwhile only lowers a peak
     peaks.append(measure_peak(manifest.config.dtype, threads))
     peak = max((found for found in peaks if found), key=lambda found: found.macs_per_second, default=None)
@@ -137,6 +131,20 @@ def bench(
         machine=read_machine(),
         vs=_compare(runs, artifacts[1]) if len(artifacts) > 1 else None,
     )
+
+
+def run_in_turns(
+    runs: Sequence[Run], *, seconds: float, description: str = "measuring", progress: Progress = silent
+) -> None:
+    """Warm each run up, then give each `seconds` in rounds, whose order changes from round to round."""
+    with progress(description, ROUNDS * len(runs) + len(runs)) as advance:
+        for run in runs:
+            run.spend(WARM_UP_SECONDS, record=False)
+            advance(1)
+        for turn in range(ROUNDS):
+            for run in runs if turn % 2 == 0 else reversed(runs):
+                run.spend(seconds / ROUNDS, record=True)
+                advance(1)
 
 
 def _compare(runs: list[Run], other: Artifact) -> VersusBench:

@@ -64,6 +64,15 @@ def compare_paired(ours: npt.NDArray[np.bool_], theirs: npt.NDArray[np.bool_]) -
     )
 
 
+def bound_drop(lost: int, gained: int, total: int) -> float:
+    """Return the upper end of the one-sided 95% interval of a drop, as a fraction of 1.
+
+    The interval is that of `compare_paired`, one-sided because a bound asks about one side.
+    """
+    b, c, n = lost + 0.5, gained + 0.5, total + 2
+    return float((b - c) / n + stats.norm.ppf(0.95) * math.sqrt(b + c - (b - c) ** 2 / n) / n)
+
+
 def compute_ratio_interval(ours: Sequence[float], theirs: Sequence[float]) -> tuple[float, float, float]:
     """Return the median of paired ratios ours/theirs and the 95% interval of the median (order statistics)."""
     ratios = np.sort(np.asarray(ours) / np.asarray(theirs))

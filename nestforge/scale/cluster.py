@@ -82,9 +82,11 @@ def connect(address: str, *, cpus: int) -> Iterator[int]:
 
 
 def classify_on_ray(
-    parts: Sequence[Part], *, workers: int, threads: int, artifact: str, labelled: bool
+    parts: Sequence[Part], settings: dict[str, Any], *, workers: int, threads: int
 ) -> Iterator[pa.Table]:
     """Yield the rows of all parts, in their order; a part whose worker is lost is done again by another.
+
+    `settings` are those of `PartClassifier`.
 
     Raises:
         NestForgeError: what a worker raised.
@@ -96,7 +98,7 @@ def classify_on_ray(
     items = [{"number": number, "part": pickle.dumps(part)} for number, part in enumerate(parts)]
     rows = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
         Worker,
-        fn_constructor_args=({"artifact": artifact, "threads": threads, "labelled": labelled},),
+        fn_constructor_args=(settings,),
         batch_size=1,
         batch_format="pyarrow",
         num_cpus=threads,

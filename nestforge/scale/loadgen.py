@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from nestforge.compile.artifact import open_artifact
+from nestforge.compile.images import refuse_calibration_images
 from nestforge.data.imagefolder import list_images, match_classes
 from nestforge.engines.machine import count_available_cores
 from nestforge.errors import ConfigError, DataError, EngineError, NestForgeError, suggest_nearest
@@ -91,6 +92,7 @@ def loadgen(
     target_qps: float | None = None,
     latency_ms: float | None = None,
     logs: StrPath | None = None,
+    allow_overlap: bool = False,
     progress: Progress = silent,
 ) -> LoadGenResult:
     """Run MLPerf LoadGen against an artifact with preprocessed images of a labelled folder.
@@ -98,6 +100,7 @@ def loadgen(
     A test lasts at least `seconds` and `queries`. `target_qps` is what Server sends and Offline expects, by default
     chosen from a short trial; `latency_ms` bounds Server's 99th percentile. `logs`, a new or empty folder, keeps
     LoadGen's own files. `batch`, `streams` and `threads` are as in `bench`; Offline's batch is 8.
+    `allow_overlap` counts answers to calibration images too.
 
     Raises:
         ConfigError: an option out of range.
@@ -127,6 +130,8 @@ def loadgen(
             raise ConfigError(f"{name} {number} is outside {low} to {high}")
     folder = list_images(Path(dataset))
     truth = match_classes(folder, opened.labels) if mode == "accuracy" else []
+    if mode == "accuracy" and not allow_overlap:
+        refuse_calibration_images(opened.manifest, folder.paths)
     keep = None if logs is None else Path(logs)
     if keep is not None and keep.exists() and (not keep.is_dir() or any(keep.iterdir())):
         raise NestForgeError(f"--logs {keep} is not an empty folder; choose another")

@@ -7,11 +7,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
 from nestforge import __version__
 from nestforge.compile.artifact import Artifact, open_artifact
+from nestforge.compile.images import refuse_calibration_images
 from nestforge.data.imagefolder import format_label
 from nestforge.engines.machine import count_available_cores
 from nestforge.errors import ConfigError, DataError
@@ -20,7 +22,7 @@ from nestforge.measure.statistics import Rate, compute_rate
 from nestforge.progress import Progress, silent
 from nestforge.scale.parts import FolderPart
 from nestforge.scale.rows import Write, write_results
-from nestforge.scale.sources import Source, open_source
+from nestforge.scale.sources import Source, list_local_files, open_source
 from nestforge.scale.tally import Tally
 from nestforge.scale.worker import PartClassifier, TruthFinder
 
@@ -59,20 +61,23 @@ def evaluate_source(
     workers: int | None = None,
     threads: int | None = None,
     output: StrPath | None = None,
+    allow_overlap: bool = False,
     progress: Progress = silent,
 ) -> SourceResult:
     """Count as `evaluate` does, over a folder, tar shards or Parquet, here or at a URL.
 
     `ray` is the address of a Ray cluster, or ``local`` for one of this machine's cores; without it everything runs in
     this process. There are `workers` (default: as many as fit the cluster) of `threads` (default: 1; without Ray all
-    cores). `output` gets a row for every image, as Parquet.
+    cores). `output` gets a row for every image, as Parquet. `allow_overlap` takes images whose content an int8 artifact
+    was calibrated on.
 
     Raises:
-        DataError: nothing to read, a class the artifact does not know, a damaged shard, or not one readable image.
+        DataError: nothing to read, a class the artifact does not know, a damaged shard, not one readable image, or
+            calibration images among them (files at a URL are not compared with those).
         ConfigError: more workers than the cluster has room for.
         NestForgeError: a package is missing, no cluster answers, or the output cannot be written.
     """
-    return _run(artifact, dataset, True, ray, workers, threads, output, progress)
+    return _run(artifact, dataset, True, ray, workers, threads, output, allow_overlap, progress)
 
 
 def predict_source(
@@ -86,7 +91,7 @@ def predict_source(
     progress: Progress = silent,
 ) -> SourceResult:
     """Write the best classes of every image of a source to `output`, as Parquet; else as `evaluate_source`."""
-    return _run(artifact, source, False, ray, workers, threads, output, progress)
+    return _run(artifact, source, False, ray, workers, threads, output, True, progress)
 
 
 def _run(
@@ -97,6 +102,7 @@ def _run(
     workers: int | None,
     threads: int | None,
     output: StrPath | None,
+    allow_overlap: bool,
     progress: Progress,
 ) -> SourceResult:
     for name, value in (("workers", workers), ("threads", threads)):
@@ -109,6 +115,8 @@ def _run(
         source = open_source(dataset)
         if labelled:
             _check_classes(source, opened)
+        if not allow_overlap:
+            refuse_calibration_images(opened.manifest, list_local_files(source))
     path = Path(output) if output is not None else None
     metadata = {
         "version": __version__,
@@ -118,12 +126,19 @@ def _run(
         "source": str(dataset),
         "labels": [format_label(label) for label in opened.labels],
     }
+    settings: dict[str, Any] = {
+        "artifact": str(opened.folder.absolute()),
+        "labelled": labelled,
+        "allow_overlap": allow_overlap,
+    }
     tally = Tally(len(source.parts))
     with write_results(path, metadata) as write:
         if ray is None:
             workers, threads = 1, threads or count_available_cores()
             begin = time.perf_counter()
-            _count(_classify_here(opened, source, threads, labelled), tally, write, source, progress)
+            classifier = PartClassifier(**settings, threads=threads)
+            rows = (classifier.classify(number, part) for number, part in enumerate(source.parts))
+            _count(rows, tally, write, source, progress)
         else:
             from nestforge.scale import cluster
 
@@ -132,11 +147,7 @@ def _run(
                 workers = cluster.choose_workers(workers, threads, cpus)
                 begin = time.perf_counter()
                 rows = cluster.classify_on_ray(
-                    source.parts,
-                    workers=workers,
-                    threads=threads,
-                    artifact=str(opened.folder.absolute()),
-                    labelled=labelled,
+                    source.parts, {**settings, "threads": threads}, workers=workers, threads=threads
                 )
                 _count(rows, tally, write, source, progress)
     return SourceResult(
@@ -165,12 +176,6 @@ def _count(tables: Iterator[pa.Table], tally: Tally, write: Write, source: Sourc
             write(new)
             advance(len(new))
     tally.check_complete()
-
-
-def _classify_here(artifact: Artifact, source: Source, threads: int, labelled: bool) -> Iterator[pa.Table]:
-    classifier = PartClassifier(artifact.folder, threads=threads, labelled=labelled)
-    for number, part in enumerate(source.parts):
-        yield classifier.classify(number, part)
 
 
 def _check_classes(source: Source, artifact: Artifact) -> None:

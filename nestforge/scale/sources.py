@@ -65,6 +65,12 @@ def is_plain_folder(source: str | Path) -> bool:
     return not is_remote(str(source)) and not _list_shards(str(source))
 
 
+def list_local_files(source: Source) -> list[Path]:
+    """Return the image files of a folder on this machine; of other sources none."""
+    parts = [part for part in source.parts if isinstance(part, FolderPart)]
+    return [Path(url) for part in parts for _, _, url in part.files if not is_remote(url)]
+
+
 def _list_shards(url: str) -> list[str]:
     """Return the shards that `url` names, sorted; none where it is a folder of images."""
     if is_remote(url):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Any, TypeVar
@@ -14,7 +15,7 @@ from nestforge.data.loader import Unreadable
 from nestforge.errors import DataError
 from nestforge.files import StrPath
 from nestforge.measure.classify import BATCH, classify_images
-from nestforge.scale.parts import Part, Sample
+from nestforge.scale.parts import EncodedImage, Part, Sample
 from nestforge.scale.rows import ROWS
 
 TOP = 5
@@ -29,24 +30,41 @@ class PartClassifier:
         ArtifactError, EngineError: the artifact cannot be opened.
     """
 
-    def __init__(self, artifact: StrPath, *, threads: int, labelled: bool) -> None:
+    def __init__(self, artifact: StrPath, *, threads: int, labelled: bool, allow_overlap: bool) -> None:
         self._artifact = open_artifact(artifact)
         self._session = self._artifact.open_session(batch=self._artifact.choose_batch(BATCH), threads=threads)
         self._threads = threads
         self._truths = TruthFinder(self._artifact.labels) if labelled else None
+        manifest = self._artifact.manifest
+        guarded = labelled and not allow_overlap and manifest.config.dtype == "int8"
+        self._calibration = {(record.size_bytes, record.sha256) for record in manifest.inputs.values() if guarded}
+        self._sizes = {size for size, _ in self._calibration}
 
     def classify(self, number: int, part: Part) -> pa.Table:
         """Return the rows of part `number`, in order, as `ROWS`.
 
         Raises:
-            DataError: the part is damaged.
+            DataError: the part is damaged, or holds images that the artifact was calibrated on.
         """
         rows: list[dict[str, Any]] = []
         for samples in split_list(part.read(), SAMPLES_AT_ONCE):
+            for sample in samples:
+                self._refuse_calibration_image(sample)
             rows += self._classify_samples(samples)
         for position, row in enumerate(rows):
             row.update(part=number, position=position, of=len(rows))
         return pa.Table.from_pylist(rows, schema=ROWS)
+
+    def _refuse_calibration_image(self, sample: Sample) -> None:
+        """Check what came out of a shard; files are checked before, by `refuse_calibration_images`."""
+        if not isinstance(sample.image, EncodedImage) or len(sample.image.data) not in self._sizes:
+            return
+        data = sample.image.data
+        if (len(data), hashlib.sha256(data).hexdigest()) in self._calibration:
+            raise DataError(
+                f"{sample.key} is also a calibration image: accuracy on it would flatter; take others, or insist with "
+                "--allow-overlap"
+            )
 
     def _classify_samples(self, samples: list[Sample]) -> list[dict[str, Any]]:
         rows: list[dict[str, Any]] = [

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.markup import escape
 
+from nestforge.tables.explain import show_bound
 from nestforge.tables.layout import make_pairs_table
 
 if TYPE_CHECKING:
@@ -38,6 +39,8 @@ def show_build(result: BuildResult, console: Console) -> None:
         ("took", f"{result.seconds:.1f} s, at most {result.peak_rss_bytes / 1e9:.2f} GB resident"),
     ]
     console.print(make_pairs_table("built", rows))
+    if result.bound:
+        show_bound(result.bound, console)
     for warning in result.warnings:
         console.print(f"[yellow]warning:[/] {escape(warning)}")
 
@@ -52,6 +55,11 @@ def format_kernels(kernels: Mapping[str, Mapping[str, int]]) -> str:
 
 
 def show_manifest(manifest: Mapping[str, Any], console: Console) -> None:
+    console.print(make_pairs_table("artifact", list_manifest_rows(manifest)))
+
+
+def list_manifest_rows(manifest: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return what a manifest says as names and values; a name may come again."""
     from nestforge.data.preprocess import parse_preprocess
 
     config, parity, quantization = manifest["config"], manifest["parity"], manifest["quantization"]
@@ -92,4 +100,4 @@ def show_manifest(manifest: Mapping[str, Any], console: Console) -> None:
     ]
     rows.append(("versions", ", ".join(f"{name} {version}" for name, version in manifest["versions"].items())))
     rows += [("warning", warning) for warning in manifest["warnings"]]
-    console.print(make_pairs_table("artifact", rows))
+    return rows

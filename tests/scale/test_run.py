@@ -144,6 +144,17 @@ def test_refusals_leave_nothing(artifacts: dict[str, Path], dataset: Path, shard
     assert list(output.parent.iterdir()) == []
 
 
+def test_calibration_images_are_refused(artifacts: dict[str, Path], calibration_images: Path, tmp_path: Path) -> None:
+    files = {f"bag/{number}.png": path.read_bytes() for number, path in enumerate(calibration_images.rglob("*.png"))}
+    write_tar(tmp_path / "a.tar", files)
+    for source in (calibration_images, tmp_path / "a.tar"):
+        with pytest.raises(DataError, match="calibration image"):
+            evaluate_source(artifacts["int8"], source)
+        assert evaluate_source(artifacts["int8"], source, allow_overlap=True).images == 40
+        assert predict_source(artifacts["int8"], source, output=tmp_path / "x.parquet").images == 40
+        assert evaluate_source(artifacts["fp32"], source).images == 40
+
+
 def test_a_folder_of_images_stays_one(dataset: Path, shards: Path, tmp_path: Path) -> None:
     assert is_plain_folder(dataset)
     assert is_plain_folder("nowhere")

@@ -1,0 +1,245 @@
+"""Which layer costs how much: every layer quantized alone, and every layer spared alone.
+
+The network is cut into parts (`segments`), so that a choice costs only its own part and what follows; every part runs
+on the engine's own kernels, float32 or int8, exactly as a build would make them.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+
+from nestforge.compile.artifact import open_artifact
+from nestforge.compile.onnxfile import count_layer_macs, serialize
+from nestforge.compile.plan import Prepared, QuantizationPlan, prepare
+from nestforge.compile.quantize import find_activations, find_source, is_residual, is_weighted
+from nestforge.compile.source import load_source
+from nestforge.config import BuildConfig, read_config
+from nestforge.engines.base import Images, Logits, Session, Settings
+from nestforge.errors import ArtifactError, ConfigError
+from nestforge.explain.segments import Segment, cut_graph, run_chain
+from nestforge.files import StrPath
+from nestforge.progress import Progress, silent
+
+DEFAULT_IMAGES = 16
+BATCH = 8
+HIGHEST_SQNR_DB = 150.0  # float32's own
+TIMED_RUNS = 10
+
+
+@dataclass(frozen=True, kw_only=True)
+class Damage:
+    """What became of the logits: see `LayerSensitivity`."""
+
+    sqnr_db: float
+    flips: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerSensitivity:
+    """What quantizing one layer does to the answers.
+
+    `alone`: only this layer is quantized, its input and weights, and its output where a build would. `spared`: all
+    others are. SQNR is in dB, the mean over images of 10 log10 of the power of the logits over that of their error;
+    flips count changed top-1 answers. `range_low` to `range_high` is what the layer's input is quantized over, and
+    `clipped_share` the fraction of its values outside. Shares are fractions of 1.
+    """
+
+    name: str
+    kind: str
+    macs: int
+    macs_share: float
+    time_share: float | None  # of the int8 model; None where the engine does not say
+    alone_sqnr_db: float
+    alone_flips: int
+    spared_sqnr_db: float
+    spared_flips: int
+    range_low: float
+    range_high: float
+    clipped_share: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sensitivity:
+    """Layers in the order of their damage; `complete` is false where the work was interrupted."""
+
+    artifact_or_config: str
+    images: int
+    seconds: float
+    complete: bool
+    total_sqnr_db: float
+    total_flips: int
+    layers: tuple[LayerSensitivity, ...]
+
+
+def sensitivity(
+    artifact_or_config: StrPath, *, images: int = DEFAULT_IMAGES, progress: Progress = silent
+) -> Sensitivity:
+    """Rank the layers of an int8 artifact, or of the build a YAML file describes, by what quantizing them costs.
+
+    `images` are the first of the calibration images. Ctrl-C ends it with the layers done so far.
+
+    Raises:
+        ArtifactError: the files an artifact was built from have changed.
+        ConfigError: no calibration images, or `images` below 1.
+        NestForgeError: as `build`.
+    """
+    begin = time.perf_counter()
+    if images < 1:
+        raise ConfigError(f"images {images} is below 1; 16 are enough to rank layers")
+    prepared = _prepare(Path(artifact_or_config), progress)
+    layers, total, complete = measure_layers(prepared, images, progress)
+    return Sensitivity(
+        artifact_or_config=str(artifact_or_config),
+        images=min(images, len(prepared.images)),
+        seconds=time.perf_counter() - begin,
+        complete=complete,
+        total_sqnr_db=total.sqnr_db,
+        total_flips=total.flips,
+        layers=tuple(sorted(layers, key=lambda layer: layer.alone_sqnr_db)),
+    )
+
+
+def _prepare(path: Path, progress: Progress) -> Prepared:
+    artifact = open_artifact(path) if path.is_dir() else None
+    config = artifact.manifest.config if artifact else read_config(path)
+    if config.calibration is None:
+        raise ConfigError(f"{path} has no calibration images, whose answers sensitivity compares; add 'calibration'")
+    config = BuildConfig.model_validate(config.model_dump() | {"dtype": "int8"})
+    with progress("reading the model", None):
+        source = load_source(config, progress)
+    prepared = prepare(config, source, progress)
+    if artifact:
+        for name, record in (source.inputs | prepared.images.inputs).items():
+            if artifact.manifest.inputs.get(name) != record:
+                raise ArtifactError(f"{name} is not the file {path} was built from; build the artifact again")
+    return prepared
+
+
+def measure_layers(prepared: Prepared, images: int, progress: Progress) -> tuple[list[LayerSensitivity], Damage, bool]:
+    """Return the layers in graph order, what the whole int8 model costs, and whether all layers were done."""
+    plan, model = prepared.plan, prepared.source.model
+    assert plan is not None
+    settings = replace(prepared.settings, batch=prepared.source.classifier.fixed_batch or min(BATCH, images))
+    batches = list(prepared.images.load(images, batch=settings.batch))
+    nodes = {str(node.name): node for node in model.graph if is_weighted(node) and node.name not in plan.skip}
+    macs = count_layer_macs(model, settings.height, settings.width)
+    layers: list[LayerSensitivity] = []
+    with progress("opening the network in parts", None):
+        probe = _Probe(prepared, plan, settings, batches)
+        shares = _share_time(prepared, plan, settings, batches[0], list(nodes))
+    try:
+        with progress("measuring layers", len(nodes)) as advance:
+            for name, alone, spared in probe.visit(list(nodes)):
+                value = nodes[name].inputs[0]
+                assert value is not None  # is_weighted
+                source = str(find_source(value).name)
+                bounds = plan.ranges[source]
+                layers.append(
+                    LayerSensitivity(
+                        name=name,
+                        kind=nodes[name].op_type,
+                        macs=macs.get(name, 0),
+                        macs_share=macs.get(name, 0) / max(sum(macs.values()), 1),
+                        time_share=shares.get(name),
+                        alone_sqnr_db=alone.sqnr_db,
+                        alone_flips=alone.flips,
+                        spared_sqnr_db=spared.sqnr_db,
+                        spared_flips=spared.flips,
+                        range_low=bounds.low,
+                        range_high=bounds.high,
+                        clipped_share=plan.histograms[source].share_outside(bounds),
+                    )
+                )
+                advance(1)
+    except KeyboardInterrupt:
+        return layers, probe.total, False
+    return layers, probe.total, True
+
+
+class _Probe:
+    """The network in parts, each open in float32 and in int8, and what comes of changing one layer."""
+
+    def __init__(self, prepared: Prepared, plan: QuantizationPlan, settings: Settings, batches: list[Images]) -> None:
+        self._engine, self._plan, self._model = prepared.engine, plan, prepared.source.model
+        self._segments = cut_graph(self._model, self._engine, settings)
+        everything = find_activations(self._model, skip=plan.skip)
+        self._in_float = [segment.open(self._engine) for segment in self._segments]
+        self._in_int8 = [
+            segment.open_quantized(self._engine, plan, everything, spared=()) for segment in self._segments
+        ]
+        self._batches = batches
+        self._expected = np.concatenate(run_chain(self._in_float, batches))
+        self.total = self._compare(self._in_int8, batches)
+
+    def visit(self, names: Collection[str]) -> Iterator[tuple[str, Damage, Damage]]:
+        """Yield (name, damage of it alone, damage with it spared) for each layer, in the order of the graph."""
+        float_batches = int8_batches = self._batches
+        for place, segment in enumerate(self._segments):
+            rest = place + 1
+            for name in (name for name in names if name in segment.nodes):
+                alone = self._open(segment, _list_others(self._model, name))
+                spared = self._open(segment, {name})
+                yield (
+                    name,
+                    self._compare([alone, *self._in_float[rest:]], float_batches),
+                    self._compare([spared, *self._in_int8[rest:]], int8_batches),
+                )
+            float_batches = run_chain(self._in_float[place:rest], float_batches)
+            int8_batches = run_chain(self._in_int8[place:rest], int8_batches)
+
+    def _open(self, segment: Segment, spared: set[str]) -> Session:
+        asked = find_activations(self._model, skip=self._plan.skip | spared)
+        return segment.open_quantized(self._engine, self._plan, asked, spared=spared)
+
+    def _compare(self, sessions: list[Session], batches: list[Images]) -> Damage:
+        found = np.concatenate(run_chain(sessions, batches))
+        return compare_logits(self._expected, found)
+
+
+def compare_logits(expected: Logits, found: Logits) -> Damage:
+    """Return what became of the logits (B, classes)."""
+    power = (expected.astype(np.float64) ** 2).sum(1)
+    error = ((expected.astype(np.float64) - found) ** 2).sum(1)
+    ratio = power / np.maximum(error, power * 10 ** (-HIGHEST_SQNR_DB / 10) + np.finfo(float).tiny)
+    return Damage(
+        sqnr_db=float(np.mean(10 * np.log10(np.maximum(ratio, np.finfo(float).tiny)))),
+        flips=int((expected.argmax(1) != found.argmax(1)).sum()),
+    )
+
+
+def _list_others(model: ir.Model, name: str) -> set[str]:
+    """Return everything that asks for quantizers but the layer `name` and the sum that it feeds."""
+    fed = {str(use.node.name) for use in model.graph.node(name).outputs[0].uses()}
+    return {
+        str(node.name)
+        for node in model.graph
+        if (is_weighted(node) and node.name != name) or (is_residual(node) and node.name not in fed)
+    }
+
+
+def _share_time(
+    prepared: Prepared, plan: QuantizationPlan, settings: Settings, batch: Images, names: list[str]
+) -> dict[str, float]:
+    """Return each layer's share of the int8 model's time: the medians of its kernels over some runs."""
+    model = ir.from_proto(ir.to_proto(prepared.source.model))
+    plan.apply(model)
+    session = prepared.engine.open(serialize(model), replace(settings, profile=True))
+    runs = []
+    for _ in range(TIMED_RUNS):
+        session.run(batch)
+        runs.append([kernel.time_ms or 0.0 for kernel in session.list_kernels()])
+    times_ms = np.median(runs, axis=0)
+    if not times_ms.sum():
+        return {}
+    kernels = session.list_kernels()
+    return {
+        name: float(sum(time_ms for kernel, time_ms in zip(kernels, times_ms, strict=True) if name in kernel.layers))
+        / float(times_ms.sum())
+        for name in names
+    }
