@@ -132,6 +132,7 @@ def _run(
         "allow_overlap": allow_overlap,
     }
     tally = Tally(len(source.parts))
+    rows: Iterator[pa.Table]
     with write_results(path, metadata) as write:
         if ray is None:
             workers, threads = 1, threads or count_available_cores()
