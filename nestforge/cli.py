@@ -207,8 +207,8 @@ def evaluate(
     from nestforge.tables.scale import show_source_result
 
     if (ray, workers, threads, output) != (None, None, None, None) or not is_plain_folder(dataset):
-        if vs is not None or limit is not None:
-            raise NestForgeError("--vs and --limit take a folder of images, without --ray, --workers, --threads, -o")
+        if (vs, limit, changes) != (None, None, None):
+            raise NestForgeError("--vs, --limit and --changes take a folder, without --ray, --workers, --threads, -o")
         counted = nestforge.evaluate_source(
             artifact,
             dataset,

@@ -32,8 +32,8 @@ class SourceResult:
     """What was counted in a source; `top1` and `top5` are None where classes were not asked for.
 
     `images` were classified, `unreadable` were not and are in no count; `reasons` are the first of theirs. `repeated`
-    rows came again from a worker that took over a lost one's part, and were dropped. `seconds` run from the first
-    part handed out to the last row counted; with Ray they include starting the workers.
+    rows came again from a worker that took over a lost one's part, and were dropped. `seconds` run to the last
+    row counted, from the first part handed out; with Ray they include starting the workers.
     """
 
     artifact: Path
@@ -77,7 +77,17 @@ def evaluate_source(
         ConfigError: more workers than the cluster has room for.
         NestForgeError: a package is missing, no cluster answers, or the output cannot be written.
     """
-    return _run(artifact, dataset, True, ray, workers, threads, output, allow_overlap, progress)
+    return _run(
+        artifact,
+        dataset,
+        labelled=True,
+        ray=ray,
+        workers=workers,
+        threads=threads,
+        output=output,
+        allow_overlap=allow_overlap,
+        progress=progress,
+    )
 
 
 def predict_source(
@@ -91,12 +101,23 @@ def predict_source(
     progress: Progress = silent,
 ) -> SourceResult:
     """Write the best classes of every image of a source to `output`, as Parquet; else as `evaluate_source`."""
-    return _run(artifact, source, False, ray, workers, threads, output, True, progress)
+    return _run(
+        artifact,
+        source,
+        labelled=False,
+        ray=ray,
+        workers=workers,
+        threads=threads,
+        output=output,
+        allow_overlap=True,
+        progress=progress,
+    )
 
 
 def _run(
     artifact: StrPath,
     dataset: StrPath,
+    *,
     labelled: bool,
     ray: str | None,
     workers: int | None,
@@ -136,21 +157,19 @@ def _run(
     with write_results(path, metadata) as write:
         if ray is None:
             workers, threads = 1, threads or count_available_cores()
-            begin = time.perf_counter()
             classifier = PartClassifier(**settings, threads=threads)
             rows = (classifier.classify(number, part) for number, part in enumerate(source.parts))
-            _count(rows, tally, write, source, progress)
+            seconds = _count(rows, tally, write, source, progress)
         else:
             from nestforge.scale import cluster
 
             threads = threads or 1
             with cluster.connect(ray, cpus=cluster.count_local_cpus(workers, threads)) as cpus:
                 workers = cluster.choose_workers(workers, threads, cpus)
-                begin = time.perf_counter()
                 rows = cluster.classify_on_ray(
                     source.parts, {**settings, "threads": threads}, workers=workers, threads=threads
                 )
-                _count(rows, tally, write, source, progress)
+                seconds = _count(rows, tally, write, source, progress)
     return SourceResult(
         artifact=opened.folder,
         dataset=source.url,
@@ -165,18 +184,21 @@ def _run(
         workers=workers,
         threads=threads,
         repeated=tally.repeated,
-        seconds=time.perf_counter() - begin,
+        seconds=seconds,
         output=path,
     )
 
 
-def _count(tables: Iterator[pa.Table], tally: Tally, write: Write, source: Source, progress: Progress) -> None:
+def _count(tables: Iterator[pa.Table], tally: Tally, write: Write, source: Source, progress: Progress) -> float:
+    """Count and write all rows; return the seconds that took."""
+    begin = time.perf_counter()
     with progress("classifying", source.images) as advance:
         for table in tables:
             new = tally.add(table)
             write(new)
             advance(len(new))
     tally.check_complete()
+    return time.perf_counter() - begin
 
 
 def _check_classes(source: Source, artifact: Artifact) -> None:
