@@ -67,21 +67,27 @@ def measure_ray(artifact: Path, dataset: Path, rounds: int) -> dict[str, Any]:
                 seconds[name].append((small.seconds, large.seconds))
         few, many = small.images, large.images
     assert len(counts) == 1, counts
-    rows: dict[str, Any] = {}
-    for name, pairs in seconds.items():
-        rows[name] = {
-            "total_ms_per_image": [1e3 * large / many for _, large in pairs],
-            "marginal_ms_per_image": [1e3 * (large - small) / (many - few) for small, large in pairs],
+    return {"images": many, "counts": next(iter(counts)), "rounds": rounds, **summarize_ray(seconds, few, many)}
+
+
+def summarize_ray(seconds: dict[str, list[tuple[float, float]]], few: int, many: int) -> dict[str, Any]:
+    """Return milliseconds an image of every run, and the ratios of their medians."""
+    times_ms = {
+        name: {
+            "total": [1e3 * large / many for _, large in pairs],
+            "marginal": [1e3 * (large - small) / (many - few) for small, large in pairs],
         }
+        for name, pairs in seconds.items()
+    }
+    ratios = {}
     for kind in ("total", "marginal"):
-        medians = {name: statistics.median(row[f"{kind}_ms_per_image"]) for name, row in rows.items()}
-        base, base2, one, two = medians.values()
-        rows[kind] = {
+        base, base2, one, two = (statistics.median(row[kind]) for row in times_ms.values())
+        ratios[kind] = {
             "overhead_1_worker": one / base - 1,
             "overhead_2_workers": two / base2 - 1,
             "speedup_2_workers": one / two,
         }
-    return {"images": many, "counts": next(iter(counts)), "rounds": rounds, "seconds": seconds, **rows}
+    return {"ms_per_image": times_ms, "ratios": ratios}
 
 
 def measure_loadgen(artifact: Path, dataset: Path, rounds: int) -> dict[str, Any]:
