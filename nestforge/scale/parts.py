@@ -116,11 +116,15 @@ class TarPart:
     def read(self) -> Iterator[Sample]:
         count = 0
         try:
-            with open_file(self.url) as file, tarfile.open(fileobj=file, mode="r|") as tar:
-                for sample in self._group(tar):
-                    count += 1
-                    yield sample
-        except (tarfile.TarError, EOFError, OSError) as error:
+            with open_file(self.url) as file:
+                watched = _WatchedFile(file)
+                with tarfile.open(fileobj=watched, mode="r|") as tar:
+                    for sample in self._group(tar):
+                        count += 1
+                        yield sample
+                if watched.ran_out and count:
+                    raise EOFError("it ends without an end mark")
+        except (tarfile.TarError, EOFError, OSError, ValueError) as error:
             raise DataError(
                 f"shard {self.url} is damaged after {count} samples ({error}); fetch it again or leave it out"
             ) from error
@@ -161,6 +165,19 @@ class TarPart:
         name = f"{name}.{suffix}"
         image = EncodedImage(name, data) if isinstance(data, bytes) else MissingImage(name, data)
         return Sample(key=name, label=label, image=image)
+
+
+class _WatchedFile:
+    """A file that remembers whether more was asked for than it has: tarfile takes a lost end for the end."""
+
+    def __init__(self, file: Any) -> None:
+        self._file = file
+        self.ran_out = False
+
+    def read(self, size: int) -> bytes:
+        data: bytes = self._file.read(size)
+        self.ran_out |= not data
+        return data
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -216,7 +233,7 @@ def open_parquet(url: str) -> Iterator[pyarrow.parquet.ParquetFile]:
     try:
         with open_file(url) as file:
             yield pyarrow.parquet.ParquetFile(file)
-    except (pyarrow.ArrowInvalid, OSError) as error:
+    except (pyarrow.ArrowException, OSError) as error:
         raise DataError(f"cannot read {url} ({describe_error(error)}); fetch it again or leave it out") from error
 
 
@@ -234,7 +251,10 @@ def choose_columns(url: str, schema: pyarrow.Schema) -> tuple[str, str | None]:
         return bool(pyarrow.types.is_binary(kind) or pyarrow.types.is_large_binary(kind))
 
     def holds_class(kind: pyarrow.DataType) -> bool:
-        return bool(pyarrow.types.is_integer(kind) or pyarrow.types.is_string(kind))
+        names = (
+            pyarrow.types.is_string(kind) or pyarrow.types.is_large_string(kind) or pyarrow.types.is_dictionary(kind)
+        )
+        return bool(names or pyarrow.types.is_integer(kind))
 
     images = [name for name in IMAGE_COLUMNS if name in schema.names and holds_bytes(schema.field(name).type)]
     labels = [name for name in LABEL_COLUMNS if name in schema.names and holds_class(schema.field(name).type)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +112,8 @@ def test_refusals_leave_nothing(artifacts: dict[str, Path], dataset: Path, shard
     whole = (shards / "part-0.tar").read_bytes()
     (bad / "cut.tar").write_bytes(whole[: len(whole) // 2])
     (bad / "empty.tar").write_bytes(b"")
+    with tarfile.open(shards / "part-0.tar") as tar:
+        (bad / "endless.tar").write_bytes(whole[: tar.getmembers()[-3].offset])  # cut between two samples
     (bad / "text.parquet").write_bytes(b"text")
     pq.write_table(pa.table({"caption": ["a"]}), bad / "words.parquet")
     pq.write_table(pa.table({"image": pa.array([], pa.binary())}), bad / "none.parquet")
@@ -119,6 +122,7 @@ def test_refusals_leave_nothing(artifacts: dict[str, Path], dataset: Path, shard
     write_tar(bad / "unlabelled.tar", {"1.png": image})
     cases = {
         "cut.tar": "damaged after 7 samples",
+        "endless.tar": "damaged after 13 samples .it ends without",
         "empty.tar": "damaged after 0 samples",
         "text.parquet": "cannot read",
         "words.parquet": "no column of image bytes",
