@@ -117,7 +117,7 @@ class TarPart:
         count = 0
         try:
             with open_file(self.url) as file:
-                watched = _WatchedFile(file)
+                watched: Any = _WatchedFile(file)
                 with tarfile.open(fileobj=watched, mode="r|") as tar:
                     for sample in self._group(tar):
                         count += 1
