@@ -381,6 +381,8 @@ def inspect(
 
 def main() -> None:
     """Run the command line; a `NestForgeError` is one line on stderr and exit code 2."""
+    # OpenVINO imports its model converters where it can; no command needs them, and they take a tenth of a start.
+    sys.modules.setdefault("openvino.tools.ovc", None)  # type: ignore[arg-type]
     run_command(app, name="nestforge")
 
 

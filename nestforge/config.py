@@ -78,6 +78,14 @@ class QuantizeSection(_Section):
         return self
 
 
+class RewriteSection(_Section):
+    """Which rewritings of the graph are tried; all are exact in float32."""
+
+    unfold_radix: bool = True
+    # auto: where it was measured to pay (docs/performance.md), on OpenVINO and CPUs without an int8 dot product
+    split_radix: Literal["auto"] | bool = "auto"
+
+
 class BuildConfig(_Section):
     """A whole build file."""
 
@@ -87,6 +95,7 @@ class BuildConfig(_Section):
     output: str
     calibration: CalibrationSection | None = None
     quantize: QuantizeSection = QuantizeSection()
+    rewrites: RewriteSection = RewriteSection()
     preprocess: Preprocess | None = None  # default: the published one of the variant
     append_softmax: bool = False  # the artifact then gives probabilities
     labels: str | None = None  # a file, or "imagenet"

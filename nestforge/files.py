@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import shutil
@@ -92,6 +93,19 @@ def _explain_os_errors(path: Path) -> Iterator[None]:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise NestForgeError(f"the disk is full while writing {path}; free some space and try again") from error
         raise NestForgeError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def cache_folder() -> Path:
+    """Return the folder for what can be fetched or made again: ``$NESTFORGE_CACHE`` or ``~/.cache/nestforge``."""
+    if folder := os.environ.get("NESTFORGE_CACHE"):
+        return Path(folder)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nestforge"
+
+
+def hash_file(path: Path) -> str:
+    """Return the sha256 of a file as hex digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_json(value: Any, target: str) -> None:

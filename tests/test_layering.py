@@ -106,6 +106,22 @@ def test_help_loads_nothing_heavy() -> None:
     assert not loaded & {"numpy", "torch", "onnx", "openvino", "onnxruntime", "pydantic", "scipy", "PIL", "jinja2"}
 
 
+def test_predict_loads_only_what_it_needs(artifacts: dict[str, Path], dataset: Path) -> None:
+    image = next(dataset.rglob("*.png"))
+    code = (
+        "import sys, nestforge.cli\n"
+        f"sys.argv = ['nestforge', 'predict', {str(artifacts['int8'])!r}, {str(image)!r}]\n"
+        "try: nestforge.cli.main()\n"
+        "except SystemExit: pass\n"
+        "print('LOADED', ' '.join(sorted(sys.modules)))"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    loaded = set(out.rsplit("LOADED", 1)[1].split())
+    assert "openvino" in loaded
+    unneeded = {"onnx", "onnx_ir", "onnxruntime", "torch", "scipy", "safetensors", "urllib.request"}
+    assert not loaded & {*unneeded, "rich.progress", "openvino.tools.ovc.convert", "nestforge.networks"}
+
+
 def test_main_path_works_without_torch(slim_onnx: Path) -> None:
     """Everything but export and .pth files is imported and run with torch made unimportable."""
     code = (

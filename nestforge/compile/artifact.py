@@ -17,8 +17,7 @@ from nestforge.engines import get_engine
 from nestforge.engines.base import Session, Settings
 from nestforge.engines.machine import count_available_cores, read_machine
 from nestforge.errors import ArtifactError, EngineError
-from nestforge.files import StrPath
-from nestforge.networks.checkpoint import hash_file
+from nestforge.files import StrPath, hash_file, write_file_aside
 
 MODEL_FILE, LABELS_FILE, MANIFEST_FILE = "model.onnx", "labels.txt", "manifest.json"
 MAX_MANIFEST_BYTES = 16 << 20
@@ -85,6 +84,58 @@ class BoundRecord(_Record):
     frontier: tuple[FrontierPoint, ...]
 
 
+class TunedArrangement(_Record):
+    """Requests of `batch` images on `streams` that share `threads`: images a second, and the median request."""
+
+    batch: int
+    streams: int
+    threads: int
+    throughput_ips: float
+    latency_ms: float
+
+
+class TuningRecord(_Record):
+    """The best arrangements found, and the machine they were found on: they say nothing about another one."""
+
+    cpu: str
+    cores: int
+    engine_version: str
+    latency: TunedArrangement
+    throughput: TunedArrangement
+
+
+class RewriteGain(_Record):
+    """One rewriting: the artifact against the same build with it switched the other way, one image at a time.
+
+    `ratio` is the artifact's throughput over the other's, with its 95% interval.
+    """
+
+    name: str
+    applied: bool
+    places: int
+    latency_ms: float
+    other_latency_ms: float
+    ratio: float
+    low: float
+    high: float
+
+
+class KernelTime(_Record):
+    """Milliseconds an image that the engine spends in layers of one type and execution precision."""
+
+    layer_type: str
+    precision: str
+    count: int
+    time_ms: float
+
+
+class Explanation(_Record):
+    """What rewritings bought and where time goes, as measured on the machine that asked."""
+
+    rewrites: tuple[RewriteGain, ...]
+    kernels: tuple[KernelTime, ...]
+
+
 class Manifest(_Record):
     """Everything that is known about an artifact."""
 
@@ -104,10 +155,13 @@ class Manifest(_Record):
     versions: dict[str, str]
     cpu_flags: tuple[str, ...]
     parity: Parity
+    rewrites: dict[str, int] = {}  # pass -> places it changed
     quantization: QuantizationRecord | None
     bound: BoundRecord | None = None
     kernels: dict[str, dict[str, int]]  # layer type -> execution precision -> count, as the engine reports it
     warnings: tuple[str, ...]
+    tuning: TuningRecord | None = None
+    explanation: Explanation | None = None
 
 
 @dataclass(frozen=True)
@@ -118,7 +172,9 @@ class Artifact:
     manifest: Manifest
     labels: tuple[Label, ...]
 
-    def open_session(self, *, batch: int = 1, streams: int = 1, threads: int | None = None) -> Session:
+    def open_session(
+        self, *, batch: int = 1, streams: int = 1, threads: int | None = None, profile: bool = False
+    ) -> Session:
         """Open the model on the engine it was built for; `threads` defaults to the cores this process may use.
 
         Raises:
@@ -136,8 +192,10 @@ class Artifact:
             dtype=manifest.config.dtype,
             streams=streams,
             threads=count_available_cores() if threads is None else threads,
+            profile=profile,
         )
-        return get_engine(manifest.config.engine).open(self.folder / MODEL_FILE, settings)
+        model = self.folder / MODEL_FILE
+        return get_engine(manifest.config.engine).open(model, settings, sha256=manifest.outputs[MODEL_FILE].sha256)
 
     @property
     def size_bytes(self) -> int:
@@ -185,10 +243,28 @@ def open_artifact(folder: StrPath) -> Artifact:
     return Artifact(folder, manifest, labels or tuple(Label(str(index)) for index in range(manifest.classes)))
 
 
+def format_manifest(manifest: Manifest) -> str:
+    """Return the manifest as it is written."""
+    return json.dumps(manifest.model_dump(mode="json"), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
 def write_manifest(manifest: Manifest, folder: Path) -> None:
     """Write the manifest of a folder."""
-    text = json.dumps(manifest.model_dump(mode="json"), indent=2, ensure_ascii=False, allow_nan=False)
-    (folder / MANIFEST_FILE).write_text(text + "\n", encoding="utf-8")
+    (folder / MANIFEST_FILE).write_text(format_manifest(manifest), encoding="utf-8")
+
+
+def update_manifest(
+    artifact: Artifact, *, tuning: TuningRecord | None = None, explanation: Explanation | None = None
+) -> None:
+    """Add what was measured of an artifact to its manifest, which is replaced as a whole.
+
+    Raises:
+        OutputError: the manifest cannot be written.
+    """
+    changes = {"tuning": tuning, "explanation": explanation}
+    manifest = artifact.manifest.model_copy(update={name: value for name, value in changes.items() if value})
+    with write_file_aside(artifact.folder / MANIFEST_FILE) as partial:
+        partial.write_text(format_manifest(manifest), encoding="utf-8")
 
 
 def record_file(path: Path) -> FileRecord:

@@ -205,14 +205,23 @@ def read_image(path: ImageFile, preprocess: Preprocess) -> ImageHWC:
         raise DataError(f"{path}: cannot be preprocessed ({error})") from error
 
 
+def load_image(path: ImageFile, preprocess: Preprocess) -> npt.NDArray[np.float32]:
+    """Return the image as the network takes it: (3, H, W) float32.
+
+    Raises:
+        DataError: as `read_image`.
+    """
+    image: npt.NDArray[np.float32] = normalize_images(read_image(path, preprocess)[None], preprocess)[0]
+    return image
+
+
 def normalize_images(images_nhwc: npt.NDArray[np.uint8], preprocess: Preprocess) -> npt.NDArray[np.float32]:
     """Map (B, H, W, 3) uint8 to (B, 3, H, W) float32, bit for bit as torchvision's ToTensor and Normalize do."""
-    levels = np.arange(256, dtype=np.float32) / np.float32(255)
-    out = np.empty((len(images_nhwc), 3, *images_nhwc.shape[1:3]), np.float32)
-    for channel in range(3):
-        mean, std = np.float32(preprocess.mean[channel]), np.float32(preprocess.std[channel])
-        source = channel if preprocess.channels == "rgb" else 2 - channel
-        np.take((levels - mean) / std, images_nhwc[..., source], out=out[:, channel])
+    planes = images_nhwc.transpose(0, 3, 1, 2)
+    out = (planes if preprocess.channels == "rgb" else planes[:, ::-1]).astype(np.float32, order="C")
+    out /= np.float32(255)
+    out -= np.array(preprocess.mean, np.float32)[:, None, None]
+    out /= np.array(preprocess.std, np.float32)[:, None, None]
     return out
 
 

@@ -14,7 +14,7 @@ from nestforge.data.imagefolder import index_aliases
 from nestforge.data.loader import Unreadable
 from nestforge.errors import DataError
 from nestforge.files import StrPath
-from nestforge.measure.classify import BATCH, classify_images
+from nestforge.measure.classify import BATCH, classify_in_session
 from nestforge.scale.parts import EncodedImage, Part, Sample
 from nestforge.scale.rows import ROWS
 
@@ -24,7 +24,7 @@ Item = TypeVar("Item")
 
 
 class PartClassifier:
-    """An artifact opened for parts; `threads` run the network and as many decode.
+    """An artifact opened for parts; each of the `threads` decodes its batch and runs it.
 
     Raises:
         ArtifactError, EngineError: the artifact cannot be opened.
@@ -32,7 +32,8 @@ class PartClassifier:
 
     def __init__(self, artifact: StrPath, *, threads: int, labelled: bool, allow_overlap: bool) -> None:
         self._artifact = open_artifact(artifact)
-        self._session = self._artifact.open_session(batch=self._artifact.choose_batch(BATCH), threads=threads)
+        batch = self._artifact.choose_batch(BATCH)
+        self._session = self._artifact.open_session(batch=batch, streams=threads, threads=threads)
         self._threads = threads
         self._truths = TruthFinder(self._artifact.labels) if labelled else None
         manifest = self._artifact.manifest
@@ -79,7 +80,7 @@ class PartClassifier:
             except DataError as error:
                 rows[index]["error"] = f"{sample.key}: {error}"
         images = [samples[index].image for index in wanted]
-        for item in classify_images(self._artifact, images, top=TOP, session=self._session, workers=self._threads):
+        for item in classify_in_session(self._artifact, self._session, images, top=TOP, workers=self._threads):
             row = rows[wanted[item.index]]
             if isinstance(item, Unreadable):
                 row["error"] = item.reason

@@ -14,11 +14,11 @@ import numpy as np
 import numpy.typing as npt
 
 from nestforge.compile.artifact import MODEL_FILE, Manifest, open_artifact
-from nestforge.data.loader import Unreadable, batch_in_order
+from nestforge.data.loader import Unreadable
 from nestforge.engines.machine import count_available_cores
 from nestforge.errors import ConfigError, NestForgeError
 from nestforge.files import write_file_aside
-from nestforge.measure.classify import run_ahead, softmax
+from nestforge.measure.classify import run_in_order, softmax
 from nestforge.progress import Progress, silent
 from nestforge.vendor.npz import OUTPUT_KEY, RUN_FILE, hash_list, read_datalist, read_image_npz, write_npz
 from nestforge.vendor.vamp import VampSettings, check_settings
@@ -114,15 +114,12 @@ def _run_share(share: _Share) -> Iterator[tuple[int, str | None]]:
     assert vdsp is not None  # run_datalist checks it
     workers = max(1, count_available_cores() // settings.processes)
     session = artifact.open_session(batch=settings.batch, streams=settings.instances, threads=workers)
-    batches = batch_in_order(
-        share.paths, lambda path: vdsp.apply(read_image_npz(path)), np.stack, batch=settings.batch, workers=workers
-    )
-    for item, logits in run_ahead(session, batches):
-        if isinstance(item, Unreadable) or logits is None:
-            assert isinstance(item, Unreadable)
+    loaders = max(workers, settings.instances)
+    for item in run_in_order(session, share.paths, lambda path: vdsp.apply(read_image_npz(path)), workers=loaders):
+        if isinstance(item, Unreadable):
             yield share.indices[item.index], item.reason
             continue
-        rows: npt.NDArray[np.floating] = logits if artifact.manifest.gives_probabilities else softmax(logits)
+        rows: npt.NDArray[np.floating] = item.logits if artifact.manifest.gives_probabilities else softmax(item.logits)
         for place, row in zip(item.indices, rows, strict=True):
             index = share.indices[place]
             write_npz(share.output / name_result(index, share.total), OUTPUT_KEY, row.astype(np.float32))

@@ -60,14 +60,16 @@ def convert_images(
             raise DataError(f"cannot create {parent}: {error.strerror}; choose another target") from error
     output_of = dict(zip(folder.paths, outputs, strict=True))
 
-    def convert(path: Path) -> bool:
+    def convert(path: Path) -> bool | DataError:
         output = output_of[path]
         try:
             if output.is_file() and output.stat().st_mtime_ns >= path.stat().st_mtime_ns:
                 return False
+            image_hwc = np.asarray(decode_image(path))
         except OSError as error:
-            raise DataError(f"{path}: {error.strerror}") from error
-        image_hwc = np.asarray(decode_image(path))
+            return DataError(f"{path}: {error.strerror}")
+        except DataError as error:
+            return error
         write_npz(output, INPUT_KEY, np.ascontiguousarray(image_hwc.transpose(2, 0, 1)))
         return True
 
@@ -76,7 +78,8 @@ def convert_images(
     good: list[Path] = []
     written = 0
     with progress("converting", len(outputs)) as advance:
-        for index, outcome in map_in_order(folder.paths, convert, ahead=4 * workers, workers=workers):
+        outcomes = map_in_order(folder.paths, convert, ahead=4 * workers, workers=workers)
+        for index, outcome in enumerate(outcomes):
             advance(1)
             if isinstance(outcome, DataError):
                 unreadable.append((folder.paths[index], str(outcome)))

@@ -16,6 +16,7 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from nestforge.compile.onnxfile import add_initializer, make_split
 
+PART = ".radix"  # in the names of parts
 CHANNELWISE = frozenset({"Relu", "AveragePool", "MaxPool"})
 
 
@@ -25,6 +26,11 @@ def split_radix(model: ir.Model) -> int:
     if replaced:
         RemoveUnusedNodesPass()(model)
     return replaced
+
+
+def find_origin(name: str) -> str:
+    """Return the name of the node that the node called `name` is a part of, or is."""
+    return name.split(PART)[0]
 
 
 def _replace_split(graph: ir.Graph, split: ir.Node) -> bool:
@@ -96,8 +102,8 @@ def _slice(graph: ir.Graph, value: ir.Value, index: int, parts: int) -> ir.Value
         inputs = [source, *(_slice_constant(graph, value, index, parts) for value in node.inputs[1:])]
     else:
         inputs = [_slice(graph, node.inputs[0], index, parts)]
-    part = ir.Node("", node.op_type, inputs, list(attributes.values()), name=f"{node.name}.radix{index}")
-    part.outputs[0].name = f"{value.name}.radix{index}"
+    part = ir.Node("", node.op_type, inputs, list(attributes.values()), name=f"{node.name}{PART}{index}")
+    part.outputs[0].name = f"{value.name}{PART}{index}"
     graph.insert_before(node, part)
     return part.outputs[0]
 
@@ -109,7 +115,7 @@ def _slice_constant(graph: ir.Graph, value: ir.Value | None, index: int, parts: 
     assert tensor is not None  # see _get_sliceable
     array = tensor.numpy()
     size = len(array) // parts
-    return add_initializer(graph, f"{value.name}.radix{index}", array[index * size : (index + 1) * size])
+    return add_initializer(graph, f"{value.name}{PART}{index}", array[index * size : (index + 1) * size])
 
 
 def _cut(graph: ir.Graph, value: ir.Value, index: int, parts: int) -> ir.Value:
