@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from nestforge.measure.predict import predict
     from nestforge.networks.catalog import models
     from nestforge.pages.report import report
+    from nestforge.scale.loadgen import loadgen
+    from nestforge.scale.run import evaluate_source, predict_source
 
 __version__ = "0.1.0"
 
@@ -31,11 +33,14 @@ _HOMES = {
     "bench": "nestforge.measure.benchmark",
     "build": "nestforge.explain.bounded",
     "evaluate": "nestforge.measure.evaluate",
+    "evaluate_source": "nestforge.scale.run",
     "export": "nestforge.compile.export",
     "inspect": "nestforge.compile.artifact",
+    "loadgen": "nestforge.scale.loadgen",
     "models": "nestforge.networks.catalog",
     "open_artifact": "nestforge.compile.artifact",
     "predict": "nestforge.measure.predict",
+    "predict_source": "nestforge.scale.run",
     "report": "nestforge.pages.report",
     "sensitivity": "nestforge.explain.sensitivity",
 }
@@ -47,11 +52,14 @@ __all__ = [
     "bench",
     "build",
     "evaluate",
+    "evaluate_source",
     "export",
     "inspect",
+    "loadgen",
     "models",
     "open_artifact",
     "predict",
+    "predict_source",
     "report",
     "sensitivity",
 ]

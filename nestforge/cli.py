@@ -68,6 +68,21 @@ LimitOption = Annotated[
 NoVerifyOption = Annotated[
     bool, typer.Option("--no-verify", help="Use an artifact whose files were changed, after a warning.")
 ]
+RayOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ADDRESS",
+        help="Spread the work over a Ray cluster: HOST:PORT, auto, or local for one of this machine's cores.",
+    ),
+]
+WorkersOption = Annotated[int | None, typer.Option(help="With --ray: processes; default: as many as fit the cluster.")]
+ThreadsOption = Annotated[
+    int | None, typer.Option(help="Threads of a worker; default: 1, without --ray all cores.", show_default=False)
+]
+RowsOption = Annotated[
+    Path | None,
+    typer.Option("--output", "-o", metavar="FILE.parquet", help="Write a row for every image; replaced if it exists."),
+]
 
 
 @app.callback(invoke_without_command=True)
@@ -130,24 +145,54 @@ def build(
 @app.command()
 def predict(
     artifact: ArtifactArgument,
-    images: Annotated[list[Path], typer.Argument(help="Image files.", show_default=False)],
+    images: Annotated[
+        list[str],
+        typer.Argument(
+            help="Image files; with --output one SOURCE: a folder, tar shards or Parquet, a path or URL.",
+            show_default=False,
+        ),
+    ],
     top: Annotated[int, typer.Option(help="Classes to show for each image.")] = 5,
     no_verify: NoVerifyOption = False,
+    ray: RayOption = None,
+    workers: WorkersOption = None,
+    threads: ThreadsOption = None,
+    output: RowsOption = None,
     json: JsonOption = None,
 ) -> None:
     """Classify images: the best classes with names and probabilities. Exit code 1 if some could not be read."""
     from nestforge.tables.measurements import show_predictions
 
-    predictions = nestforge.predict(artifact, images, top=top, verify=not no_verify, progress=show_bars)
-    _deliver(predictions, show_predictions, json)
-    if any(prediction.error for prediction in predictions):
+    if output is None and (ray, workers, threads) == (None, None, None):
+        predictions = nestforge.predict(artifact, images, top=top, verify=not no_verify, progress=show_bars)
+        _deliver(predictions, show_predictions, json)
+        if any(prediction.error for prediction in predictions):
+            raise typer.Exit(1)
+        return
+    from nestforge.tables.scale import show_source_result
+
+    if no_verify:
+        raise NestForgeError("--no-verify goes with image files; --ray and --output take artifacts as they were built")
+    if output is None or len(images) != 1:
+        raise NestForgeError("--ray classifies one source into a file; name one folder, shard or pattern and --output")
+    result = nestforge.predict_source(
+        artifact, images[0], output=output, ray=ray, workers=workers, threads=threads, progress=show_bars
+    )
+    _deliver(result, show_source_result, json)
+    if result.unreadable:
         raise typer.Exit(1)
 
 
 @app.command()
 def evaluate(
     artifact: ArtifactArgument,
-    dataset: Annotated[Path, typer.Argument(help="Folder with one subfolder of images per class.", show_default=False)],
+    dataset: Annotated[
+        str,
+        typer.Argument(
+            help="Folder with one subfolder of images per class; or tar shards or Parquet, a path or URL.",
+            show_default=False,
+        ),
+    ],
     vs: Annotated[Path | None, typer.Option(help="Another artifact, compared image by image.")] = None,
     limit: LimitOption = None,
     allow_overlap: OverlapOption = False,
@@ -158,12 +203,35 @@ def evaluate(
         ),
     ] = None,
     no_verify: NoVerifyOption = False,
+    ray: RayOption = None,
+    workers: WorkersOption = None,
+    threads: ThreadsOption = None,
+    output: RowsOption = None,
     json: JsonOption = None,
 ) -> None:
-    """Measure top-1 and top-5 on labelled folders, by class too, with intervals and paired statistics."""
+    """Measure top-1 and top-5 on labelled images, by class too, with intervals and paired statistics."""
     from nestforge.measure.paired import write_changes
+    from nestforge.scale.sources import is_plain_folder
     from nestforge.tables.measurements import show_evaluation
+    from nestforge.tables.scale import show_source_result
 
+    if (ray, workers, threads, output) != (None, None, None, None) or not is_plain_folder(dataset):
+        if (vs, limit, changes, no_verify) != (None, None, None, False):
+            raise NestForgeError(
+                "--vs, --limit, --changes and --no-verify take a folder, without --ray, --workers, --threads and -o"
+            )
+        counted = nestforge.evaluate_source(
+            artifact,
+            dataset,
+            ray=ray,
+            workers=workers,
+            threads=threads,
+            output=output,
+            allow_overlap=allow_overlap,
+            progress=show_bars,
+        )
+        _deliver(counted, show_source_result, json)
+        return
     if changes is not None and vs is None:
         raise NestForgeError("--changes lists answers that differ from another artifact's; name it with --vs")
     result = nestforge.evaluate(
@@ -232,6 +300,51 @@ def bench(
         progress=show_bars,
     )
     _deliver(result, show_bench, json)
+
+
+@app.command()
+def loadgen(
+    artifact: ArtifactArgument,
+    dataset: Annotated[Path, typer.Argument(help="Folder with one subfolder of images per class.", show_default=False)],
+    scenario: Annotated[str, typer.Option(help="Offline, SingleStream or Server.")] = "Offline",
+    mode: Annotated[str, typer.Option(help="performance, or accuracy: every image once.")] = "performance",
+    batch: Annotated[int | None, typer.Option(help="Images in a request; default: 8 for Offline, else 1.")] = None,
+    streams: Annotated[int, typer.Option(help="Requests at the same time.")] = 1,
+    threads: Annotated[int | None, typer.Option(help="Threads for all streams; default: the cores to use.")] = None,
+    seconds: Annotated[float, typer.Option(help="Least duration; official results take 600.")] = 10.0,
+    queries: Annotated[
+        int | None, typer.Option(help="Least number of queries; default: what LoadGen needs to judge.")
+    ] = None,
+    target_qps: Annotated[
+        float | None, typer.Option(help="What Server sends, Offline expects; default: from a trial.")
+    ] = None,
+    latency_ms: Annotated[
+        float | None, typer.Option(help="Server's bound for the 99th percentile; default: from a trial.")
+    ] = None,
+    logs: Annotated[Path | None, typer.Option(help="New folder that keeps LoadGen's own logs.")] = None,
+    allow_overlap: OverlapOption = False,
+    json: JsonOption = None,
+) -> None:
+    """Measure under MLPerf's LoadGen, or count what it logs in accuracy mode."""
+    from nestforge.tables.scale import show_loadgen
+
+    result = nestforge.loadgen(
+        artifact,
+        dataset,
+        scenario=scenario,
+        mode=mode,
+        batch=batch,
+        streams=streams,
+        threads=threads,
+        seconds=seconds,
+        queries=queries,
+        target_qps=target_qps,
+        latency_ms=latency_ms,
+        logs=logs,
+        allow_overlap=allow_overlap,
+        progress=show_bars,
+    )
+    _deliver(result, show_loadgen, json)
 
 
 @app.command()

@@ -15,7 +15,7 @@ import pytest
 
 import nestforge
 
-COMMANDS = ("models", "export", "build", "predict", "evaluate", "bench", "report", "inspect")
+COMMANDS = ("models", "export", "build", "predict", "evaluate", "bench", "loadgen", "report", "inspect")
 
 
 def run(*arguments: object, cwd: Path | None = None, code: int = 0) -> subprocess.CompletedProcess[str]:

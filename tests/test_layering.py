@@ -21,6 +21,7 @@ ROOMS = (
     "engines",
     "compile",
     "measure",
+    "scale",
     "explain",
     "tables",
     "pages",
@@ -30,7 +31,10 @@ ROOMS = (
 HEAVY = {
     "torch": {"networks/resnest.py", "engines/torch.py", "networks/checkpoint.py"},
     "nncf": set(),
-    "ray": set(),
+    "ray": {"scale/cluster.py"},
+    "pyarrow": {f"scale/{name}.py" for name in ("cluster", "parts", "rows", "run", "tally", "worker")},
+    "fsspec": {"scale/storage.py"},
+    "mlperf_loadgen": {"scale/sut.py"},
     "cv2": set(),
     "playwright": set(),
 }

@@ -123,12 +123,8 @@ def format_label(label: Label) -> str:
     return f"{label.wnid}\t{label.name}" if label.wnid else label.name
 
 
-def match_classes(dataset: ImageFolder, labels: Sequence[Label]) -> list[int]:
-    """Return the class index of every image.
-
-    Raises:
-        DataError: images outside class folders, or a folder that no label is called; both sides are shown.
-    """
+def index_aliases(labels: Sequence[Label]) -> tuple[dict[str, int], set[str]]:
+    """Return the class index of every name a class may be called, and the names that mean more than one."""
     index_of: dict[str, int] = {}
     ambiguous: set[str] = set()
     for index, label in enumerate(labels):
@@ -137,6 +133,16 @@ def match_classes(dataset: ImageFolder, labels: Sequence[Label]) -> list[int]:
                 ambiguous.add(alias)
     for alias in ambiguous:
         del index_of[alias]
+    return index_of, ambiguous
+
+
+def match_classes(dataset: ImageFolder, labels: Sequence[Label]) -> list[int]:
+    """Return the class index of every image.
+
+    Raises:
+        DataError: images outside class folders, or a folder that no label is called; both sides are shown.
+    """
+    index_of, ambiguous = index_aliases(labels)
     if "" in dataset.folders:
         raise DataError(f"{dataset.root} has images outside class folders; give one subfolder per class")
     unknown = [folder for folder in dataset.classes if folder not in index_of]

@@ -12,12 +12,13 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from nestforge.data.preprocess import Preprocess, load_image
+from nestforge.data.preprocess import ImageFile, Preprocess, load_image
 from nestforge.errors import DataError
 
+File = TypeVar("File", bound=ImageFile)
 Item = TypeVar("Item")
 Outcome = TypeVar("Outcome")
-LoadImage = Callable[[Path], npt.NDArray[np.float32]]  # a file to (3, H, W), always of the same size
+LoadImage = Callable[[File], npt.NDArray[np.float32]]  # a file to (3, H, W), always of the same size
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +39,7 @@ class Unreadable:
 
 
 def load_batches(
-    paths: Sequence[Path], preprocess: Preprocess, *, batch: int, workers: int
+    paths: Sequence[ImageFile], preprocess: Preprocess, *, batch: int, workers: int
 ) -> Iterator[Batch | Unreadable]:
     """Yield the images in order as batches of up to `batch`, and an `Unreadable` for each that cannot be used.
 
@@ -59,7 +60,9 @@ def split_indices(count: int, size: int) -> list[range]:
     return [range(begin, min(begin + size, count)) for begin in range(0, count, size)]
 
 
-def load_batch(paths: Sequence[Path], indices: Sequence[int], load: LoadImage) -> tuple[Batch | None, list[Unreadable]]:
+def load_batch(
+    paths: Sequence[File], indices: Sequence[int], load: LoadImage[File]
+) -> tuple[Batch | None, list[Unreadable]]:
     """Load the images at `indices` as one batch, None if none can be used; those that cannot are listed."""
     good: list[int] = []
     images: list[npt.NDArray[np.float32]] = []
@@ -69,7 +72,7 @@ def load_batch(paths: Sequence[Path], indices: Sequence[int], load: LoadImage) -
             images.append(load(paths[index]))
             good.append(index)
         except DataError as error:
-            unreadable.append(Unreadable(index=index, path=paths[index], reason=str(error)))
+            unreadable.append(Unreadable(index=index, path=Path(str(paths[index])), reason=str(error)))
     return Batch(indices=tuple(good), images_nchw=np.stack(images)) if images else None, unreadable
 
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from nestforge.compile.artifact import Artifact
-from nestforge.data.loader import LoadImage, Unreadable, load_batch, map_in_order, split_indices
-from nestforge.data.preprocess import load_image
+from nestforge.data.loader import File, LoadImage, Unreadable, load_batch, map_in_order, split_indices
+from nestforge.data.preprocess import ImageFile, load_image
 from nestforge.engines.base import Images, Logits, Session
 from nestforge.engines.machine import count_available_cores
 from nestforge.errors import EngineError
@@ -65,7 +64,7 @@ def choose_arrangement(artifact: Artifact, images: int) -> Arrangement:
 
 def classify_images(
     artifact: Artifact,
-    paths: Sequence[Path],
+    paths: Sequence[ImageFile],
     *,
     top: int = 5,
     arrangement: Arrangement | None = None,
@@ -88,7 +87,7 @@ def classify_images(
 
 
 def classify_in_session(
-    artifact: Artifact, session: Session, paths: Sequence[Path], *, top: int, workers: int
+    artifact: Artifact, session: Session, paths: Sequence[ImageFile], *, top: int, workers: int
 ) -> Iterator[Answer | Unreadable]:
     """Do what `classify_images` does in a session of the artifact that is open already."""
     preprocess = artifact.manifest.preprocess
@@ -113,7 +112,7 @@ def softmax(logits: Logits) -> npt.NDArray[np.float64]:
 
 
 def run_in_order(
-    session: Session, paths: Sequence[Path], load: LoadImage, *, workers: int, classes: int | None = None
+    session: Session, paths: Sequence[File], load: LoadImage[File], *, workers: int, classes: int | None = None
 ) -> Iterator[Outputs | Unreadable]:
     """Yield the outputs of all images in order, a batch of the session at a time.
 
