@@ -39,6 +39,7 @@ from rich.console import Console
 from nestforge.data.imagefolder import list_images
 from nestforge.engines.compiled import SWITCH
 from nestforge.engines.machine import read_machine
+from nestforge.errors import run_command
 from nestforge.files import write_json
 from nestforge.measure.statistics import compute_ratio_interval
 from nestforge.progress import show_bars
@@ -190,4 +191,4 @@ def measure(ours: Path, peer: Path, photo: Path, folder: Path, rounds: int) -> d
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main, name="coldstart")
