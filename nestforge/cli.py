@@ -131,15 +131,26 @@ def build(
         list[str] | None, typer.Option("--set", metavar="KEY.PATH=VALUE", help="Change one value; may be repeated.")
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an artifact that exists.")] = False,
+    explain: Annotated[
+        bool,
+        typer.Option("--explain", help="Measure what each rewriting bought, and where time goes; slow."),
+    ] = False,
     json: JsonOption = None,
 ) -> None:
     """Build an artifact (fp32, bf16 or int8) from one YAML file."""
     from nestforge.config import read_config
-    from nestforge.tables.builds import show_build, show_config
+    from nestforge.tables.builds import show_build, show_config, show_explanation
 
     resolved = read_config(config, overrides or ())
     show_config(resolved, _stderr())
-    _deliver(nestforge.build(resolved, overwrite=overwrite, progress=show_bars), show_build, json)
+    result = nestforge.build(resolved, overwrite=overwrite, progress=show_bars)
+    if not explain:
+        _deliver(result, show_build, json)
+        return
+    explanation = nestforge.explain_build(result.artifact, progress=show_bars)
+    if json != "-":
+        _deliver(result, show_build, None)
+    _deliver(explanation, show_explanation, json)
 
 
 @app.command()
@@ -283,12 +294,21 @@ def bench(
     threads: Annotated[int | None, typer.Option(help="Threads for all streams; default: the cores to use.")] = None,
     seconds: Annotated[float, typer.Option(help="Measured time for each artifact.")] = 5.0,
     vs: Annotated[Path | None, typer.Option(help="Another artifact, measured in turns.")] = None,
+    tune: Annotated[
+        bool, typer.Option("--tune", help="Find the best batch, streams and threads; the artifact remembers them.")
+    ] = False,
+    budget: Annotated[float, typer.Option(metavar="SECONDS", help="With --tune: time to spend.")] = 60.0,
     no_verify: NoVerifyOption = False,
     json: JsonOption = None,
 ) -> None:
     """Measure throughput, latency and the share of the machine's peak."""
-    from nestforge.tables.measurements import show_bench
+    from nestforge.tables.measurements import show_bench, show_tuning
 
+    if tune:
+        if (batch, streams, threads, vs, no_verify) != (1, 1, None, None, False):
+            raise NestForgeError("--tune chooses batch, streams and threads of one artifact; leave the others out")
+        _deliver(nestforge.tune(artifact, budget_seconds=budget, progress=show_bars), show_tuning, json)
+        return
     result = nestforge.bench(
         artifact,
         batch=batch,

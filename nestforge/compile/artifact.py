@@ -208,6 +208,14 @@ class Artifact:
             "cpu_flags": " ".join(read_machine().flags),
         }
 
+    def find_tuning(self) -> TuningRecord | None:
+        """Return what `tune` found, if it was on this CPU, with as many cores to use, and this engine's version."""
+        tuning = self.manifest.tuning
+        if tuning is None:
+            return None
+        here = (read_machine().cpu, count_available_cores(), get_engine(self.manifest.config.engine).version)
+        return tuning if here == (tuning.cpu, tuning.cores, tuning.engine_version) else None
+
     @property
     def size_bytes(self) -> int:
         """Size of all files together."""

@@ -51,15 +51,22 @@ class Outputs:
 
 
 def choose_arrangement(artifact: Artifact, images: int) -> Arrangement:
-    """Choose by rule: one stream of one thread a core, small batches; a single image gets all cores.
+    """Choose what `tune` found on this machine; else by rule: one stream of one thread a core, small batches.
 
-    Threads that share no layer never wait for each other, and a decoding core holds up no other one. The answers do
-    not depend on the arrangement.
+    A single image gets all cores. Threads that share no layer never wait for each other, and a decoding core holds up
+    no other one. The answers do not depend on the arrangement.
     """
     cores = count_available_cores()
-    streams = max(1, min(cores, images))
-    batch = artifact.choose_batch(max(1, min(BATCH, images // streams)))
-    return Arrangement(batch=batch, streams=streams, threads=cores, workers=streams)
+    tuned = artifact.find_tuning()
+    if tuned is not None:
+        best = tuned.throughput if images > 1 else tuned.latency
+        streams = max(1, min(best.streams, images))
+        batch, threads = best.batch, best.threads
+    else:
+        streams = max(1, min(cores, images))
+        batch, threads = BATCH, cores
+    batch = artifact.choose_batch(max(1, min(batch, images // streams)))
+    return Arrangement(batch=batch, streams=streams, threads=threads, workers=max(streams, min(cores, images)))
 
 
 def classify_images(
