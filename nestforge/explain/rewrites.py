@@ -96,7 +96,7 @@ def time_kernels(session: Session) -> tuple[KernelTime, ...]:
         KernelTime(layer_type=layer_type, precision=precision, count=len(values), time_ms=sum(values))
         for (layer_type, precision), values in groups.items()
     ]
-    return tuple(sorted(rows, key=lambda row: -row.time_ms))
+    return tuple(sorted((row for row in rows if row.time_ms), key=lambda row: -row.time_ms))
 
 
 def _replace(config: BuildConfig, **changes: object) -> BuildConfig:
