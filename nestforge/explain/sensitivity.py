@@ -28,7 +28,7 @@ from nestforge.explain.segments import Segment, cut_graph, run_chain
 from nestforge.files import StrPath
 from nestforge.progress import Progress, silent
 
-DEFAULT_IMAGES = 16
+DEFAULT_IMAGES = 8
 BATCH = 8
 HIGHEST_SQNR_DB = 150.0  # float32's own
 TIMED_RUNS = 10
@@ -93,7 +93,7 @@ def sensitivity(
     """
     begin = time.perf_counter()
     if images < 1:
-        raise ConfigError(f"images {images} is below 1; 16 are enough to rank layers")
+        raise ConfigError(f"images {images} is below 1; 8 are enough to rank layers")
     prepared = _prepare(Path(artifact_or_config), progress)
     layers, total, complete = measure_layers(prepared, images, progress)
     return Sensitivity(
