@@ -267,7 +267,7 @@ def sensitivity(
             metavar="ARTIFACT|CONFIG.yaml", help="An artifact's folder, or a build file.", show_default=False
         ),
     ],
-    images: Annotated[int, typer.Option(help="Calibration images to compare answers on.")] = 16,
+    images: Annotated[int, typer.Option(help="Calibration images to compare answers on.")] = 8,
     plot: Annotated[
         Path | None, typer.Option(metavar="FILE.svg", callback=check_file_target, help="Draw the ranking as well.")
     ] = None,

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +28,7 @@ from nestforge.explain.segments import Segment, cut_graph, run_chain
 from nestforge.files import StrPath
 from nestforge.progress import Progress, silent
 
-DEFAULT_IMAGES = 16
+DEFAULT_IMAGES = 8
 BATCH = 8
 HIGHEST_SQNR_DB = 150.0  # float32's own
 TIMED_RUNS = 10
@@ -91,7 +93,7 @@ def sensitivity(
     """
     begin = time.perf_counter()
     if images < 1:
-        raise ConfigError(f"images {images} is below 1; 16 are enough to rank layers")
+        raise ConfigError(f"images {images} is below 1; 8 are enough to rank layers")
     prepared = _prepare(Path(artifact_or_config), progress)
     layers, total, complete = measure_layers(prepared, images, progress)
     return Sensitivity(
@@ -125,7 +127,10 @@ def measure_layers(prepared: Prepared, images: int, progress: Progress) -> tuple
     """Return the layers in graph order, what the whole int8 model costs, and whether all layers were done."""
     plan, model = prepared.plan, prepared.source.model
     assert plan is not None
-    settings = replace(prepared.settings, batch=prepared.source.classifier.fixed_batch or min(BATCH, images))
+    # one stream a core: parts are compiled on one while others run
+    workers = prepared.settings.threads
+    batch = prepared.source.classifier.fixed_batch or min(BATCH, images)
+    settings = replace(prepared.settings, batch=batch, streams=workers)
     batches = list(prepared.images.load(images, batch=settings.batch))
     nodes = {str(node.name): node for node in model.graph if is_weighted(node) and node.name not in plan.skip}
     macs = count_layer_macs(model, settings.height, settings.width)
@@ -179,20 +184,31 @@ class _Probe:
     def visit(self, names: Collection[str]) -> Iterator[tuple[str, Damage, Damage]]:
         """Yield (name, damage of it alone, damage with it spared) for each layer, in the order of the graph."""
         float_batches = int8_batches = self._batches
-        for place, segment in enumerate(self._segments):
-            rest = place + 1
-            for name in (name for name in names if name in segment.nodes):
-                own = _list_own(self._model.graph.node(name))
-                alone = self._open(segment, own & self._asked.keys(), spared=self._layers - {name})
-                asked = find_activations(self._model, skip=self._plan.skip | {name})
-                spared = self._open(segment, asked.keys(), spared={name})
-                yield (
-                    name,
-                    self._compare([alone, *self._in_float[rest:]], float_batches),
-                    self._compare([spared, *self._in_int8[rest:]], int8_batches),
-                )
-            float_batches = run_chain(self._in_float[place:rest], float_batches)
-            int8_batches = run_chain(self._in_int8[place:rest], int8_batches)
+        pool = ThreadPoolExecutor(self._segments[0].settings.streams, thread_name_prefix="layer")
+        try:
+            for place, segment in enumerate(self._segments):
+                rest = place + 1
+                measure = partial(self._measure, place, float_batches, int8_batches)
+                inside = [name for name in names if name in segment.nodes]
+                for name, (alone, spared) in zip(inside, pool.map(measure, inside), strict=True):
+                    yield name, alone, spared
+                float_batches = run_chain(self._in_float[place:rest], float_batches)
+                int8_batches = run_chain(self._in_int8[place:rest], int8_batches)
+        finally:  # an engine must not be torn down while a request runs
+            pool.shutdown(cancel_futures=True)
+
+    def _measure(
+        self, place: int, float_batches: list[Images], int8_batches: list[Images], name: str
+    ) -> tuple[Damage, Damage]:
+        segment, rest = self._segments[place], place + 1
+        own = _list_own(self._model.graph.node(name))
+        alone = self._open(segment, own & self._asked.keys(), spared=self._layers - {name})
+        asked = find_activations(self._model, skip=self._plan.skip | {name})
+        spared = self._open(segment, asked.keys(), spared={name})
+        return (
+            self._compare([alone, *self._in_float[rest:]], float_batches),
+            self._compare([spared, *self._in_int8[rest:]], int8_batches),
+        )
 
     def _open(self, segment: Segment, activations: Collection[str], *, spared: Collection[str]) -> Session:
         return segment.open_quantized(self._engine, self._plan, activations, spared=spared)
@@ -227,7 +243,7 @@ def _share_time(
     """Return each layer's share of the int8 model's time: the medians of its kernels over some runs."""
     model = ir.from_proto(ir.to_proto(prepared.source.model))
     plan.apply(model)
-    session = prepared.engine.open(serialize(model), replace(settings, profile=True))
+    session = prepared.engine.open(serialize(model), replace(settings, streams=1, profile=True))
     runs = []
     for _ in range(TIMED_RUNS):
         session.run(batch)
