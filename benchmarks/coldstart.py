@@ -11,14 +11,16 @@ turns:
 - nestforge, no cache: the same with the cache switched off
 - openvino: the OpenVINO API on the same ONNX file, Pillow and numpy
 - onnxruntime: ONNX Runtime on its own `quantize_static` file, Pillow and numpy
-- python: numpy alone imported, which all of them pay
+- numpy: it alone imported, which all of them pay
+- nestforge without garbage collection, and nestforge left without tearing anything down: what these would gain
 
-Also the bytes on disk of what each of them needs.
+Also the milliseconds of each step of nestforge's start, in one process, and the bytes on disk of what each needs.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import platform
 import shutil
@@ -37,6 +39,7 @@ from rich.console import Console
 from nestforge.data.imagefolder import list_images
 from nestforge.engines.compiled import SWITCH
 from nestforge.engines.machine import read_machine
+from nestforge.errors import run_command
 from nestforge.files import write_json
 from nestforge.measure.statistics import compute_ratio_interval
 from nestforge.progress import show_bars
@@ -67,6 +70,43 @@ print(np.argsort(-session.run(None, {session.get_inputs()[0].name: images})[0][0
 """
 
 
+PHASES = """
+import json, sys, time
+from pathlib import Path
+stamps = []
+def stamp(name):
+    stamps.append((name, time.perf_counter()))
+stamp("")
+sys.modules["openvino.tools.ovc"] = None
+import nestforge.cli
+stamp("typer and the command line")
+import typer._adapters
+stamp("pydantic, which typer imports too")
+import numpy, PIL.Image, PIL.ImageOps
+stamp("numpy, Pillow")
+import nestforge.measure.predict
+stamp("our modules")
+artifact = nestforge.open_artifact(sys.argv[1])
+stamp("manifest, hashes, labels")
+import openvino
+stamp("import openvino")
+arrangement = nestforge.measure.classify.choose_arrangement(artifact, 1)
+session = artifact.open_session(batch=arrangement.batch, streams=arrangement.streams, threads=arrangement.threads)
+stamp("read, check and import the compiled model")
+image = nestforge.data.preprocess.load_image(Path(sys.argv[2]), artifact.manifest.preprocess)
+stamp("load the image")
+session.run(image[None])
+stamp("first inference")
+import nestforge.tables.measurements, rich.console
+stamp("tables, rich")
+print(json.dumps({name: (end - begin) * 1e3 for (_, begin), (name, end) in zip(stamps, stamps[1:])}))
+"""
+START = "import nestforge.cli\nnestforge.cli.main()"
+NO_COLLECTION = f"import gc\ngc.disable()\n{START}"
+NO_END = f"import os, sys\ntry:\n    {START.replace(chr(10), chr(10) + '    ')}\nexcept SystemExit:\n    pass\n"
+NO_END += "sys.stdout.flush()\nos._exit(0)"
+
+
 def main() -> None:
     """Build, start in turns, print, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -86,7 +126,8 @@ def main() -> None:
 
 def measure(ours: Path, peer: Path, photo: Path, folder: Path, rounds: int) -> dict[str, Any]:
     """Start every contender once a round, in turned order."""
-    predict = [sys.executable, "-c", "import nestforge.cli; nestforge.cli.main()", "predict", str(ours), str(photo)]
+    arguments = [str(ours), str(photo)]
+    predict = [sys.executable, "-c", START, "predict", *arguments]
     caches = {name: folder / name for name in ("warm", "empty")}
     commands: dict[str, tuple[list[str], dict[str, str]]] = {
         "nestforge": (predict, {"NESTFORGE_CACHE": str(caches["warm"])}),
@@ -94,7 +135,12 @@ def measure(ours: Path, peer: Path, photo: Path, folder: Path, rounds: int) -> d
         "nestforge, no cache": (predict, {SWITCH: "0"}),
         "openvino": ([sys.executable, "-c", LOAD + OPENVINO, str(ours / "model.onnx"), str(photo)], {}),
         "onnxruntime": ([sys.executable, "-c", LOAD + ONNXRUNTIME, str(peer), str(photo)], {}),
-        "python": ([sys.executable, "-c", "import numpy"], {}),
+        "numpy": ([sys.executable, "-c", "import numpy"], {}),
+    }
+    kept = {"NESTFORGE_CACHE": str(caches["warm"])}
+    commands |= {
+        "nestforge, no garbage collection": ([sys.executable, "-c", NO_COLLECTION, *predict[3:]], kept),
+        "nestforge, no teardown": ([sys.executable, "-c", NO_END, *predict[3:]], kept),
     }
     times_ms: dict[str, list[float]] = {name: [] for name in commands}
     with show_bars("starting in turns", len(commands) * (rounds + 1)) as advance:
@@ -108,6 +154,11 @@ def measure(ours: Path, peer: Path, photo: Path, folder: Path, rounds: int) -> d
                 if turn:
                     times_ms[name].append((time.perf_counter() - begin) * 1e3)
                 advance(1)
+    phases = [
+        json.loads(subprocess.check_output([sys.executable, "-c", PHASES, *arguments], env={**os.environ, **kept}))
+        for _ in range(rounds)
+    ]
+    phases_ms = {name: float(np.median([phase[name] for phase in phases])) for name in phases[0]}
     size_bytes = {
         "nestforge": sum(path.stat().st_size for path in ours.iterdir()),
         "nestforge's cache": sum(path.stat().st_size for path in caches["warm"].rglob("*") if path.is_file()),
@@ -123,18 +174,21 @@ def measure(ours: Path, peer: Path, photo: Path, folder: Path, rounds: int) -> d
         rows.append((name, spread, f"{ratio:.2f} [{low:.2f}, {high:.2f}]"))
     console = Console(width=120)
     console.print(make_grid("one photograph, a fresh process", ("contender", "ms", "nestforge / it [95%]"), rows))
+    steps = [(name, f"{value:.0f}") for name, value in phases_ms.items()]
+    console.print(make_grid("one process, step by step", ("step", "ms"), steps))
     sizes = [(name, f"{size / 1e6:.1f}") for name, size in size_bytes.items()]
     console.print(make_grid("on disk", ("what", "MB"), sizes))
     return {
-        "command": "python benchmarks/coldstart.py PHOTOS",
+        "command": f"python benchmarks/coldstart.py PHOTOS --rounds {rounds}",
         "machine": read_machine(),
         "python": platform.python_version(),
         "versions": {package: version(package) for package in ("openvino", "onnxruntime", "pillow", "numpy")},
         "rounds": rounds,
         "results": results,
+        "phases_ms": phases_ms,
         "size_bytes": size_bytes,
     }
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main, name="coldstart")

@@ -43,6 +43,7 @@ from nestforge.config import parse_config
 from nestforge.data.imagefolder import choose_balanced, list_images
 from nestforge.data.preprocess import ECenterCrop, load_image, make_reference_preprocess, normalize_images
 from nestforge.engines.machine import count_available_cores, read_machine
+from nestforge.errors import run_command
 from nestforge.files import write_json
 from nestforge.measure.classify import Answer, Arrangement, choose_arrangement, classify_images, classify_in_session
 from nestforge.measure.statistics import compute_ratio_interval
@@ -338,7 +339,7 @@ def measure(ours: Path, peer: Path, paths: Sequence[Path], rounds: int) -> dict[
     columns = ("contender", "ms an image", "x default [95%]", "share of allowed", "same top-5")
     console.print(make_grid(f"network {network_ms:.2f} + loading {loading_ms:.2f} ms", columns, rows))
     return {
-        "command": "python benchmarks/pipeline.py PHOTOS",
+        "command": f"python benchmarks/pipeline.py PHOTOS --rounds {rounds} --count {len(paths)}",
         "machine": read_machine(),
         "python": platform.python_version(),
         "versions": {package: version(package) for package in ("openvino", "onnxruntime", "pillow", "numpy")},
@@ -360,4 +361,4 @@ def one_by_one(artifact: Artifact, paths: Sequence[Path]) -> Iterator[Answer]:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main, name="pipeline")

@@ -15,10 +15,12 @@ if TYPE_CHECKING:
     from nestforge.data.preprocess import Preprocess
     from nestforge.errors import NestForgeError
     from nestforge.explain.bounded import build
+    from nestforge.explain.rewrites import explain_build
     from nestforge.explain.sensitivity import sensitivity
     from nestforge.measure.benchmark import bench
     from nestforge.measure.evaluate import evaluate
     from nestforge.measure.predict import predict
+    from nestforge.measure.tune import tune
     from nestforge.networks.catalog import models
     from nestforge.pages.report import report
     from nestforge.scale.loadgen import loadgen
@@ -34,6 +36,7 @@ _HOMES = {
     "build": "nestforge.explain.bounded",
     "evaluate": "nestforge.measure.evaluate",
     "evaluate_source": "nestforge.scale.run",
+    "explain_build": "nestforge.explain.rewrites",
     "export": "nestforge.compile.export",
     "inspect": "nestforge.compile.artifact",
     "loadgen": "nestforge.scale.loadgen",
@@ -43,6 +46,7 @@ _HOMES = {
     "predict_source": "nestforge.scale.run",
     "report": "nestforge.pages.report",
     "sensitivity": "nestforge.explain.sensitivity",
+    "tune": "nestforge.measure.tune",
 }
 
 __all__ = [
@@ -53,6 +57,7 @@ __all__ = [
     "build",
     "evaluate",
     "evaluate_source",
+    "explain_build",
     "export",
     "inspect",
     "loadgen",
@@ -62,6 +67,7 @@ __all__ = [
     "predict_source",
     "report",
     "sensitivity",
+    "tune",
 ]
 
 

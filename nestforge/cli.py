@@ -26,6 +26,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+RESUMABLE = {"evaluate"}  # what is done so far is kept, and not done again by the same command
+
 ArtifactArgument = Annotated[Path, typer.Argument(help="Folder that 'nestforge build' made.", show_default=False)]
 
 
@@ -55,13 +57,16 @@ JsonOption = Annotated[
     ),
 ]
 
+OverlapOption = Annotated[
+    bool, typer.Option("--allow-overlap", help="Evaluate on calibration images too, which flatters.")
+]
 LimitOption = Annotated[
     int | None, typer.Option(help="Take this many images, evenly over the classes and always the same.")
 ]
 
 
-OverlapOption = Annotated[
-    bool, typer.Option("--allow-overlap", help="Evaluate on calibration images too, which flatters.")
+NoVerifyOption = Annotated[
+    bool, typer.Option("--no-verify", help="Use an artifact whose files were changed, after a warning.")
 ]
 RayOption = Annotated[
     str | None,
@@ -126,15 +131,26 @@ def build(
         list[str] | None, typer.Option("--set", metavar="KEY.PATH=VALUE", help="Change one value; may be repeated.")
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an artifact that exists.")] = False,
+    explain: Annotated[
+        bool,
+        typer.Option("--explain", help="Measure what each rewriting bought, and where time goes; slow."),
+    ] = False,
     json: JsonOption = None,
 ) -> None:
     """Build an artifact (fp32, bf16 or int8) from one YAML file."""
     from nestforge.config import read_config
-    from nestforge.tables.builds import show_build, show_config
+    from nestforge.tables.builds import show_build, show_config, show_explanation
 
     resolved = read_config(config, overrides or ())
     show_config(resolved, _stderr())
-    _deliver(nestforge.build(resolved, overwrite=overwrite, progress=show_bars), show_build, json)
+    result = nestforge.build(resolved, overwrite=overwrite, progress=show_bars)
+    if not explain:
+        _deliver(result, show_build, json)
+        return
+    explanation = nestforge.explain_build(result.artifact, progress=show_bars)
+    if json != "-":
+        _deliver(result, show_build, None)
+    _deliver(explanation, show_explanation, json)
 
 
 @app.command()
@@ -148,6 +164,7 @@ def predict(
         ),
     ],
     top: Annotated[int, typer.Option(help="Classes to show for each image.")] = 5,
+    no_verify: NoVerifyOption = False,
     ray: RayOption = None,
     workers: WorkersOption = None,
     threads: ThreadsOption = None,
@@ -158,13 +175,15 @@ def predict(
     from nestforge.tables.measurements import show_predictions
 
     if output is None and (ray, workers, threads) == (None, None, None):
-        predictions = nestforge.predict(artifact, images, top=top, progress=show_bars)
+        predictions = nestforge.predict(artifact, images, top=top, verify=not no_verify, progress=show_bars)
         _deliver(predictions, show_predictions, json)
         if any(prediction.error for prediction in predictions):
             raise typer.Exit(1)
         return
     from nestforge.tables.scale import show_source_result
 
+    if no_verify:
+        raise NestForgeError("--no-verify goes with image files; --ray and --output take artifacts as they were built")
     if output is None or len(images) != 1:
         raise NestForgeError("--ray classifies one source into a file; name one folder, shard or pattern and --output")
     result = nestforge.predict_source(
@@ -186,14 +205,15 @@ def evaluate(
         ),
     ],
     vs: Annotated[Path | None, typer.Option(help="Another artifact, compared image by image.")] = None,
-    allow_overlap: OverlapOption = False,
     limit: LimitOption = None,
+    allow_overlap: OverlapOption = False,
     changes: Annotated[
         Path | None,
         typer.Option(
             metavar="FILE.csv", callback=check_file_target, help="With --vs: every image whose answer changed."
         ),
     ] = None,
+    no_verify: NoVerifyOption = False,
     ray: RayOption = None,
     workers: WorkersOption = None,
     threads: ThreadsOption = None,
@@ -207,8 +227,10 @@ def evaluate(
     from nestforge.tables.scale import show_source_result
 
     if (ray, workers, threads, output) != (None, None, None, None) or not is_plain_folder(dataset):
-        if (vs, limit, changes) != (None, None, None):
-            raise NestForgeError("--vs, --limit and --changes take a folder, without --ray, --workers, --threads, -o")
+        if (vs, limit, changes, no_verify) != (None, None, None, False):
+            raise NestForgeError(
+                "--vs, --limit, --changes and --no-verify take a folder, without --ray, --workers, --threads and -o"
+            )
         counted = nestforge.evaluate_source(
             artifact,
             dataset,
@@ -223,7 +245,15 @@ def evaluate(
         return
     if changes is not None and vs is None:
         raise NestForgeError("--changes lists answers that differ from another artifact's; name it with --vs")
-    result = nestforge.evaluate(artifact, dataset, vs=vs, limit=limit, allow_overlap=allow_overlap, progress=show_bars)
+    result = nestforge.evaluate(
+        artifact,
+        dataset,
+        vs=vs,
+        limit=limit,
+        allow_overlap=allow_overlap,
+        verify=not no_verify,
+        progress=show_bars,
+    )
     if changes is not None and result.vs is not None:
         write_changes(result.vs.changed, changes)
     _deliver(result, show_evaluation, json)
@@ -238,20 +268,20 @@ def sensitivity(
         ),
     ],
     images: Annotated[int, typer.Option(help="Calibration images to compare answers on.")] = 16,
-    plot: Annotated[Path | None, typer.Option(metavar="FILE.svg", help="Draw the ranking as well.")] = None,
+    plot: Annotated[
+        Path | None, typer.Option(metavar="FILE.svg", callback=check_file_target, help="Draw the ranking as well.")
+    ] = None,
     json: JsonOption = None,
 ) -> None:
     """Rank layers by what int8 costs in each: alone, and spared. Ctrl-C keeps what is done; exit code 1 then."""
-    from nestforge.files import write_file_aside
-    from nestforge.tables.explain import draw_sensitivity, show_sensitivity
+    from nestforge.pages.sensitivity import draw_noise
+    from nestforge.pages.svg import write_svg
+    from nestforge.tables.explain import show_sensitivity
 
-    if plot is not None and not plot.parent.is_dir():
-        raise NestForgeError(f"--plot {plot}: name a file in a folder that exists")
     result = nestforge.sensitivity(artifact_or_config, images=images, progress=show_bars)
     _deliver(result, show_sensitivity, json)
     if plot is not None:
-        with write_file_aside(plot) as partial:
-            partial.write_text(draw_sensitivity(result), encoding="utf-8")
+        write_svg(draw_noise(result), plot)
     if not result.complete:
         raise typer.Exit(1)
 
@@ -264,13 +294,30 @@ def bench(
     threads: Annotated[int | None, typer.Option(help="Threads for all streams; default: the cores to use.")] = None,
     seconds: Annotated[float, typer.Option(help="Measured time for each artifact.")] = 5.0,
     vs: Annotated[Path | None, typer.Option(help="Another artifact, measured in turns.")] = None,
+    tune: Annotated[
+        bool, typer.Option("--tune", help="Find the best batch, streams and threads; the artifact remembers them.")
+    ] = False,
+    budget: Annotated[float, typer.Option(metavar="SECONDS", help="With --tune: time to spend.")] = 60.0,
+    no_verify: NoVerifyOption = False,
     json: JsonOption = None,
 ) -> None:
     """Measure throughput, latency and the share of the machine's peak."""
-    from nestforge.tables.measurements import show_bench
+    from nestforge.tables.measurements import show_bench, show_tuning
 
+    if tune:
+        if (batch, streams, threads, vs, no_verify) != (1, 1, None, None, False):
+            raise NestForgeError("--tune chooses batch, streams and threads of one artifact; leave the others out")
+        _deliver(nestforge.tune(artifact, budget_seconds=budget, progress=show_bars), show_tuning, json)
+        return
     result = nestforge.bench(
-        artifact, batch=batch, streams=streams, threads=threads, seconds=seconds, vs=vs, progress=show_bars
+        artifact,
+        batch=batch,
+        streams=streams,
+        threads=threads,
+        seconds=seconds,
+        vs=vs,
+        verify=not no_verify,
+        progress=show_bars,
     )
     _deliver(result, show_bench, json)
 
@@ -333,6 +380,7 @@ def report(
         Path | None, typer.Option(help="Labelled folder: adds accuracy and the answers that changed.")
     ] = None,
     limit: LimitOption = None,
+    allow_overlap: OverlapOption = False,
     sensitivity: Annotated[
         list[Path] | None,
         typer.Option(metavar="FILE.json", help="What 'nestforge sensitivity --json' wrote; may be repeated."),
@@ -351,6 +399,7 @@ def report(
         output=output,
         dataset=dataset,
         limit=limit,
+        allow_overlap=allow_overlap,
         sensitivity=sensitivity or (),
         bench=bench,
         seconds=seconds,
@@ -367,14 +416,15 @@ def inspect(
     vdsp_params: Annotated[
         Path | None, typer.Option("--vdsp_params", help="A vendor's vdsp_params file, compared as well.")
     ] = None,
+    no_verify: NoVerifyOption = False,
     json: JsonOption = None,
 ) -> None:
     """Show how an artifact was made, after checking its files, and what differs from the published preprocessing."""
     from nestforge.tables.builds import show_manifest
     from nestforge.vendor.geometry import check_artifact
 
-    differences = check_artifact(artifact, vdsp_params)
-    _deliver(nestforge.inspect(artifact), show_manifest, json)
+    differences = check_artifact(artifact, vdsp_params, verify=not no_verify)
+    _deliver(nestforge.inspect(artifact, verify=not no_verify), show_manifest, json)
     for difference in differences:
         print(f"warning: {difference}", file=sys.stderr)
 
@@ -383,7 +433,7 @@ def main() -> None:
     """Run the command line; a `NestForgeError` is one line on stderr and exit code 2."""
     # OpenVINO imports its model converters where it can; no command needs them, and they take a tenth of a start.
     sys.modules.setdefault("openvino.tools.ovc", None)  # type: ignore[arg-type]
-    run_command(app, name="nestforge")
+    run_command(app, name="nestforge", resumes=not RESUMABLE.isdisjoint(sys.argv[1:2]))
 
 
 def _deliver(result: Any, show: Callable[[Any, Console], None], json: str | None) -> None:

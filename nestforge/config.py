@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
@@ -11,9 +12,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from nestforge.data.preprocess import Preprocess
 from nestforge.errors import ConfigError, suggest_nearest
+from nestforge.files import read_small_file
 
 MAX_YAML_BYTES = 1 << 20
 MAX_YAML_VALUES = 100_000
+MAX_YAML_DEPTH = 64
 
 
 class _Section(BaseModel):
@@ -64,6 +67,7 @@ class QuantizeSection(_Section):
     mode: Literal["percentile", "max", "kl_divergence", "mse"] = "percentile"
     percentile: Annotated[float, Field(gt=50, le=100)] = 99.999
     per_channel: bool = True
+    bias_correction: bool = True  # take the mean error of rounded weights out of the biases
     skip_convolutions: tuple[Annotated[int, Field(ge=0)], ...] = ()  # left in float; indices in graph order
     # CPUs without an int8 dot product saturate sums of two products; auto asks this CPU
     saturation: Literal["auto", "avoid", "ignore"] = "auto"
@@ -134,19 +138,31 @@ def read_yaml(path: Path) -> Any:
         ConfigError: missing, too large, or not YAML.
     """
     try:
-        if path.stat().st_size > MAX_YAML_BYTES:
+        content = read_small_file(path, limit_bytes=MAX_YAML_BYTES)
+        if len(content) > MAX_YAML_BYTES:
             raise ConfigError(f"{path} is over {MAX_YAML_BYTES >> 10} KiB; that is not a build file")
-        text = path.read_text(encoding="utf-8")
+        text = content.decode("utf-8")
     except OSError as error:
         raise ConfigError(f"cannot read build file {path}: {error.strerror}") from error
     except ValueError as error:
         raise ConfigError(f"{path} is not UTF-8 text; write the build file as YAML") from error
+    if _count_open_brackets(text) > MAX_YAML_DEPTH:
+        raise ConfigError(f"{path} is nested over {MAX_YAML_DEPTH} deep; that is not a build file")
     try:
         data = yaml.load(text, Loader=_StrictLoader)  # noqa: S506 (a SafeLoader)
     except Exception as error:  # PyYAML's constructors raise whatever a wrong tag leads them to
         raise ConfigError(f"{path} is not valid YAML: {_one_line(error)}") from error
     _check_expanded_size(data, path)
     return data
+
+
+def _count_open_brackets(text: str) -> int:
+    """Return how many are open at most; PyYAML's time grows with the square of it."""
+    deepest = depth = 0
+    for bracket in re.findall(r"[\[\]{}]", text):
+        depth += 1 if bracket in "[{" else -1
+        deepest = max(deepest, depth)
+    return deepest
 
 
 class _StrictLoader(yaml.SafeLoader):

@@ -85,6 +85,11 @@ def test_the_walk(slim_config: dict[str, object], dataset: Path, tmp_path: Path)
     assert {"correct", "rate", "low", "high"} == result["top1"].keys() == result["vs"]["top5"].keys()
     assert {"top1", "difference", "low", "high", "mcnemar_p"} <= result["vs"].keys()
 
+    ranked = run_json("sensitivity", "int8", "--images", 2, "--plot", "layers.svg", cwd=tmp_path)
+    assert {"images", "complete", "total_sqnr_db", "total_flips", "layers", "artifact_or_config"} <= ranked.keys()
+    assert {"name", "alone_sqnr_db", "spared_flips", "clipped_share", "time_share"} <= ranked["layers"][0].keys()
+    assert (tmp_path / "layers.svg").read_text().startswith("<svg")
+
     measured = run_json("bench", "int8", "--seconds", 0.2, "--vs", "fp32", cwd=tmp_path)
     assert {"throughput_ips", "latency_ms", "batch", "streams", "threads", "peak_share", "macs"} <= measured.keys()
     assert {"mean", "p50", "p90", "p99"} == measured["latency_ms"].keys()
@@ -124,6 +129,10 @@ def test_errors_are_one_line_and_exit_code_2(artifacts: dict[str, Path], dataset
         ("report", "nowhere"),
         ("report", artifacts["fp32"], "--dataset", "empty", "--no-bench"),
         ("report", artifacts["fp32"], "-o", "nowhere/r.html"),
+        ("sensitivity", "nowhere"),
+        ("sensitivity", "empty"),
+        ("sensitivity", artifacts["int8"], "--images", 0),
+        ("sensitivity", artifacts["int8"], "--plot", "nowhere/x.svg"),
         ("models", "--json", "nowhere/x.json"),
         ("models", "--json", ""),
         ("inspect", "n" * 300),

@@ -14,6 +14,7 @@ ROOMS = (
     "errors",
     "progress",
     "files",
+    "journal",
     "networks",
     "data",
     "config",
@@ -99,7 +100,7 @@ def test_help_loads_nothing_heavy() -> None:
         "sys.argv = ['nestforge', '--help']\n"
         "try: nestforge.cli.main()\n"
         "except SystemExit: pass\n"
-        "print('LOADED', ' '.join(sorted({name.split('.')[0] for name in sys.modules})))"
+        "print('LOADED', ' '.join(sorted({name.split('.')[0] for name, module in sys.modules.items() if module})))"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     loaded = set(out.rsplit("LOADED", 1)[1].split())

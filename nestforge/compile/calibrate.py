@@ -7,8 +7,9 @@ A histogram counts float32 values by their upper 16 bits (sign, exponent, 7 bits
 from __future__ import annotations
 
 import sys
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Literal
 
 import numpy as np
@@ -108,6 +109,25 @@ class Histogram:
         return np.array(edges), np.array(below)
 
 
+@dataclass
+class ChannelMean:
+    """The mean of each channel of an activation, (B, C, ...)."""
+
+    total: npt.NDArray[np.float64] | float = 0.0
+    count: int = 0
+
+    def observe(self, values: npt.NDArray[np.float32]) -> None:
+        """Add all `values`."""
+        axes = (0, *range(2, values.ndim))
+        self.total = self.total + values.sum(axes, dtype=np.float64)
+        self.count += values.size // values.shape[1]
+
+    @property
+    def mean(self) -> npt.NDArray[np.float64]:
+        """The mean of each channel, shape (C,)."""
+        return np.asarray(self.total / max(self.count, 1))
+
+
 def _bin_edges(bits: int) -> tuple[float, float]:
     near, far = _MAGNITUDE_EDGES[bits % _SIGN], _MAGNITUDE_EDGES[bits % _SIGN + 1]
     return (near, far) if bits < _SIGN else (-far, -near)
@@ -120,10 +140,12 @@ def observe_activations(
     *,
     engine: Engine,
     settings: Settings,
+    means: Mapping[str, ChannelMean] = MappingProxyType({}),
 ) -> dict[str, Histogram]:
     """Run `batches` through the float32 graph and return a histogram of each value in `names`.
 
-    Memory is that of one batch's activations and one histogram a value, however many batches there are.
+    The values named in `means` are added to those. Memory is that of one batch's activations and one histogram a
+    value, however many batches there are.
 
     Raises:
         ModelError: an activation is not finite.
@@ -131,15 +153,17 @@ def observe_activations(
     probe = ir.to_proto(model)
     input_name = str(model.graph.inputs[0].name)
     outputs = {output.name for output in probe.graph.output}
-    for name in names:
+    for name in dict.fromkeys((*names, *means)):
         if name != input_name and name not in outputs:
             probe.graph.output.add(name=name)
     session = engine.open(probe.SerializeToString(), settings)
     histograms = {name: Histogram() for name in names}
     for images_nchw in batches:
         values = session.run_all(images_nchw)
-        for name, histogram in histograms.items():
-            histogram.observe(images_nchw if name == input_name else values[name])
+        values[input_name] = images_nchw
+        for observers in (histograms, means):
+            for name, observer in observers.items():
+                observer.observe(values[name])
     for name, histogram in histograms.items():
         if not histogram.is_finite:
             raise ModelError(f"activation {name!r} is not finite on the calibration images; check the preprocessing")

@@ -73,8 +73,10 @@ def find_overlap(inputs: Mapping[str, FileRecord], paths: Sequence[Path]) -> lis
     return found
 
 
-def refuse_overlap(inputs: Mapping[str, FileRecord], paths: Sequence[Path], *, insist: str) -> None:
-    """Refuse images that the ranges were measured on; `insist` is what takes them all the same.
+def refuse_overlap(
+    inputs: Mapping[str, FileRecord], paths: Sequence[Path], *, insist: str, kind: str = "calibration"
+) -> None:
+    """Refuse images that were used already, as `kind` says; `insist` is what takes them all the same.
 
     Raises:
         DataError: some of `paths` have the content of an input.
@@ -82,7 +84,7 @@ def refuse_overlap(inputs: Mapping[str, FileRecord], paths: Sequence[Path], *, i
     found = find_overlap(inputs, paths)
     if found:
         raise DataError(
-            f"{len(found)} of these {len(paths)} images are also calibration images, the first {found[0]}: accuracy on "
+            f"{len(found)} of these {len(paths)} images are also {kind} images, the first {found[0]}: accuracy on "
             f"them would flatter; take others, or insist with {insist}"
         )
 

@@ -6,15 +6,16 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import onnx_ir as ir
 
 from nestforge.compile.artifact import QuantizationRecord
-from nestforge.compile.calibrate import Histogram, Range, observe_activations
+from nestforge.compile.calibrate import ChannelMean, Histogram, Range, observe_activations
 from nestforge.compile.images import BuildImages
 from nestforge.compile.onnxfile import count_graph_macs, serialize
 from nestforge.compile.passes import rewrite_graph
 from nestforge.compile.passes.split_radix import find_origin
-from nestforge.compile.quantize import find_activations, find_convolutions, quantize_graph
+from nestforge.compile.quantize import find_activations, find_convolutions, is_weighted, quantize_graph
 from nestforge.compile.source import Source
 from nestforge.config import BuildConfig, QuantizeSection
 from nestforge.engines import get_engine
@@ -36,6 +37,7 @@ class QuantizationPlan:
     skip: frozenset[str]  # layers the build file leaves in float
     per_channel: bool
     avoid_saturation: bool
+    means: dict[str, npt.NDArray[np.float64]] | None  # of the channels of what layers read, to correct biases by
 
     def apply(
         self, model: ir.Model, *, spared: Collection[str] = (), activations: Collection[str] | None = None
@@ -48,6 +50,7 @@ class QuantizationPlan:
             avoid_saturation=self.avoid_saturation,
             skip=self.skip.union(spared),
             activations=activations,
+            means=self.means,
         )
         return QuantizationRecord(
             activations=summary.activations,
@@ -109,11 +112,9 @@ def prepare(config: BuildConfig, source: Source, progress: Progress) -> Prepared
 
 def _choose_left_out(config: BuildConfig) -> frozenset[str]:
     """Return the passes that the build file, or what was measured, leaves out."""
-    section = config.rewrites
     pays = config.engine == "openvino" and not read_machine().has_int8_dot_product
-    wanted = {"unfold_radix": section.unfold_radix, "split_radix": section.split_radix is True or pays}
-    if section.split_radix is False:
-        wanted["split_radix"] = False
+    split_radix = pays if config.rewrites.split_radix == "auto" else config.rewrites.split_radix
+    wanted = {"unfold_radix": config.rewrites.unfold_radix, "split_radix": split_radix}
     return frozenset(name for name, want in wanted.items() if not want)
 
 
@@ -148,9 +149,11 @@ def plan_quantization(
     names = list(find_activations(model, skip=skip))
     if not names:
         raise ModelError("the model has no convolution or matrix product with constant weights to quantize")
+    read = [str(node.inputs[0].name) for node in model.graph if is_weighted(node) and node.inputs[0] is not None]
+    means = {name: ChannelMean() for name in read} if section.bias_correction else {}
     with progress("calibrating", len(images)) as advance:
         batches = advance_over(images.load(), advance)
-        histograms = observe_activations(model, names, batches, engine=engine, settings=settings)
+        histograms = observe_activations(model, names, batches, engine=engine, settings=settings, means=means)
     return QuantizationPlan(
         histograms=histograms,
         ranges={name: histograms[name].find_range(section.mode, section.percentile) for name in names},
@@ -158,4 +161,5 @@ def plan_quantization(
         per_channel=section.per_channel,
         avoid_saturation=section.saturation == "avoid"
         or (section.saturation == "auto" and not read_machine().has_int8_dot_product),
+        means={name: observer.mean for name, observer in means.items()} if means else None,
     )

@@ -4,7 +4,8 @@ Where pairs stand decides which kernels an engine runs:
 
 - the data input of every convolution and matrix product with constant weights;
 - both inputs of an addition that joins a convolution's output to another branch (a residual), so that the engine
-  can fuse the sum into the convolution;
+  can fuse the sum into the convolution; but not where nothing reads the sum in 8 bits, as before the last pooling:
+  there it costs more answers than all other activations together, and hardly any time;
 - the output of a convolution with ReLU, so that the kernel writes 8 bits whoever reads them (split attention);
 - before a max pool or a reshape instead of after it, which is the same and moves a quarter of the bytes;
 - everything that reads such a value reads the quantized one, so that it is stored once.
@@ -57,23 +58,25 @@ def find_convolutions(model: ir.Model, indices: Collection[int]) -> frozenset[st
 
 
 def find_activations(model: ir.Model, *, skip: Collection[str] = ()) -> dict[str, ir.Value]:
-    """Return the values that get a quantizer, by name, in graph order; nodes named in `skip` ask for none."""
+    """Return the values that get a quantizer, by name; nodes named in `skip` ask for none."""
     found: dict[str, ir.Value] = {}
-    for node in model.graph:
-        if node.name in skip:
-            continue
+
+    def ask(value: ir.Value | None) -> None:
+        if value is not None:
+            source = find_source(value)
+            found[str(source.name)] = source
+
+    nodes = [node for node in model.graph if node.name not in skip]
+    for node in nodes:
         if is_weighted(node):
-            values = [node.inputs[0]]
-        elif is_residual(node):
-            values = [value for value in node.inputs if not _is_output_of(value, skip)]
+            ask(node.inputs[0])
         elif _is_rectified_convolution(node, skip):
-            values = [node.outputs[0]]
-        else:
-            continue
-        for value in values:
-            if value is not None:
-                source = find_source(value)
-                found[str(source.name)] = source
+            ask(node.outputs[0])
+    for node in nodes:
+        if is_residual(node) and not found.keys().isdisjoint(_list_results(node)):
+            for value in node.inputs:
+                if not _is_output_of(value, skip):
+                    ask(value)
     return found
 
 
@@ -85,14 +88,19 @@ def quantize_graph(
     avoid_saturation: bool,
     skip: Collection[str] = (),
     activations: Collection[str] | None = None,
+    means: Mapping[str, npt.NDArray[np.float64]] | None = None,
 ) -> QuantizationSummary:
     """Insert the pairs into `model`, in place; the nodes named in `skip` stay in float.
 
+    `means` are those of the channels of what layers read: the error that rounding the weights makes on them is taken
+    out of the bias (Nagel et al., "Data-free quantization through weight equalization and bias correction", 2019).
     `activations` names what gets a quantizer where `model` is a part that cannot tell by itself; names of other parts
     are ignored.
+
     With `avoid_saturation`, no two neighbouring products can overflow 16 bits; see `scale_weights`.
     """
     graph = model.graph
+    read = {node.name: node.inputs[0].name for node in graph if node.inputs and node.inputs[0] is not None}
     if activations is None:
         found = find_activations(model, skip=skip)
     else:
@@ -103,7 +111,10 @@ def quantize_graph(
     layers, left = 0, []
     for node in list(graph):
         if node.name not in skip and is_weighted(node) and _reads_quantized(node):
-            _quantize_weight(graph, node, per_channel=per_channel, avoid_saturation=avoid_saturation)
+            error = _quantize_weight(graph, node, per_channel=per_channel, avoid_saturation=avoid_saturation)
+            mean = (means or {}).get(str(read[node.name]))
+            if mean is not None and node.op_type != "MatMul":  # which has no bias
+                _correct_bias(graph, node, error, mean)
             layers += 1
         elif node.op_type in _OUTPUT_AXIS:
             left.append(str(node.name))
@@ -177,6 +188,12 @@ def is_residual(node: ir.Node) -> bool:
     return any(producer is not None and producer.op_type == "Conv" for producer in producers)
 
 
+def _list_results(node: ir.Node) -> list[str]:
+    """Return the names of a sum and of what activation makes of it."""
+    result = node.outputs[0]
+    return [str(result.name), *(str(use.node.outputs[0].name) for use in result.uses() if use.node.op_type == "Relu")]
+
+
 def _is_output_of(value: ir.Value | None, names: Collection[str]) -> bool:
     producer = value.producer() if value is not None else None
     return producer is not None and producer.name in names
@@ -220,7 +237,10 @@ def _quantize_activation(graph: ir.Graph, value: ir.Value, bounds: Range) -> Non
         user.replace_input_with(index, dequantize.outputs[0])
 
 
-def _quantize_weight(graph: ir.Graph, node: ir.Node, *, per_channel: bool, avoid_saturation: bool) -> None:
+def _quantize_weight(
+    graph: ir.Graph, node: ir.Node, *, per_channel: bool, avoid_saturation: bool
+) -> npt.NDArray[np.float64]:
+    """Return what rounding took from the sum over taps of each weight, (C_out, C_in / groups)."""
     value = node.inputs[1]
     assert value is not None
     tensor = ir.convenience.get_const_tensor(value)
@@ -231,8 +251,9 @@ def _quantize_weight(graph: ir.Graph, node: ir.Node, *, per_channel: bool, avoid
     rows = moved.reshape(*moved.shape[:2], -1).transpose(0, 2, 1)  # (C_out, taps, C_in)
     pairs_overflow = avoid_saturation and not _is_depthwise(node, weight)
     scale = scale_weights(rows, per_channel=per_channel, avoid_saturation=pairs_overflow)
-    quantized = np.round(moved / scale.reshape(-1, *[1] * (moved.ndim - 1)))
-    quantized = np.moveaxis(np.clip(quantized, -WEIGHT_MAX, WEIGHT_MAX), 0, axis).astype(np.int8)
+    steps = scale.reshape(-1, *[1] * (moved.ndim - 1))
+    rounded = np.clip(np.round(moved / steps), -WEIGHT_MAX, WEIGHT_MAX)
+    quantized = np.moveaxis(rounded, 0, axis).astype(np.int8)
     inputs = [
         add_initializer(graph, f"{node.name}.weight_int8", np.ascontiguousarray(quantized)),
         add_initializer(graph, f"{node.name}.weight_scale", scale),
@@ -244,3 +265,24 @@ def _quantize_weight(graph: ir.Graph, node: ir.Node, *, per_channel: bool, avoid
     node.replace_input_with(1, dequantize.outputs[0])
     if not value.uses():
         graph.initializers.pop(str(value.name), None)
+    error = moved.astype(np.float64) - rounded.astype(np.float64) * steps
+    return np.asarray(error.reshape(*moved.shape[:2], -1).sum(2))
+
+
+def _correct_bias(
+    graph: ir.Graph, node: ir.Node, error: npt.NDArray[np.float64], mean: npt.NDArray[np.float64]
+) -> None:
+    """Add to the bias what rounding the weights takes from each output, where inputs are at their mean."""
+    bias = node.inputs[2] if len(node.inputs) > 2 else None
+    tensor = ir.convenience.get_const_tensor(bias) if bias is not None else None
+    if bias is not None and (tensor is None or len(tensor.shape) != 1):
+        return
+    group = node.attributes.get("group")
+    groups = group.as_int() if group is not None else 1
+    shift = (error.reshape(groups, -1, error.shape[1]) * mean.reshape(groups, 1, -1)).sum(2).reshape(-1)
+    old = tensor.numpy().astype(np.float64) if tensor is not None else 0.0
+    corrected = add_initializer(graph, f"{node.name}.bias_corrected", (old + shift).astype(np.float32))
+    node.resize_inputs(3)
+    node.replace_input_with(2, corrected)
+    if bias is not None and not bias.uses():
+        graph.initializers.pop(str(bias.name), None)

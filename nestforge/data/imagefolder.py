@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nestforge.errors import DataError, suggest_nearest
+from nestforge.files import read_small_file
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"})
 MAX_LABEL_BYTES = 16 << 20
@@ -97,9 +98,10 @@ def read_labels(path: Path) -> tuple[Label, ...]:
         DataError: missing, empty, too large or not UTF-8.
     """
     try:
-        if path.stat().st_size > MAX_LABEL_BYTES:
+        content = read_small_file(path, limit_bytes=MAX_LABEL_BYTES)
+        if len(content) > MAX_LABEL_BYTES:
             raise DataError(f"label file {path} is over {MAX_LABEL_BYTES >> 20} MiB; give one class name a line")
-        text = path.read_text(encoding="utf-8-sig")
+        text = content.decode("utf-8-sig")
     except OSError as error:
         raise DataError(f"cannot read label file {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:

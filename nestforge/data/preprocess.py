@@ -169,7 +169,11 @@ def decode_image(path: ImageFile, *, exif_orientation: bool = False) -> Image.Im
         DataError: not a readable image, float pixels, or more than `MAX_PIXELS`.
     """
     try:
+        if isinstance(path, Path) and path.exists() and not path.is_file():
+            raise DataError(f"{path}: not a regular file")  # a pipe would be waited for
         with Image.open(path if isinstance(path, Path) else io.BytesIO(path.read_bytes())) as image:
+            if image.format == "EPS":
+                raise DataError(f"{path}: not an image but a program (EPS); save it as PNG")  # Pillow would run it
             if image.size[0] * image.size[1] > MAX_PIXELS:
                 raise DataError(f"{path}: {image.size[0]}x{image.size[1]} is more than {MAX_PIXELS:,} pixels")
             image.load()

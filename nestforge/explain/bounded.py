@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +21,7 @@ import onnx_ir as ir
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from nestforge.compile import build as compiled
-from nestforge.compile.artifact import BoundRecord, FrontierPoint
+from nestforge.compile.artifact import BoundRecord, FrontierPoint, record_file
 from nestforge.compile.build import BuildResult, read_label_lines
 from nestforge.compile.images import refuse_overlap
 from nestforge.compile.onnxfile import serialize
@@ -186,7 +186,7 @@ def _read_validation(prepared: Prepared, section: ValidationSection, bound: floa
     paths = folder.paths if section.count is None else choose_balanced(folder, section.count, section.seed)
     assert prepared.config.calibration is not None  # BuildConfig checks it
     if not prepared.config.calibration.allow_overlap:
-        refuse_overlap(prepared.images.inputs, paths, insist="calibration.allow_overlap: true")
+        _refuse_overlaps(prepared, paths, prepared.config.calibration.evaluation)
     least = bound_drop(0, 0, len(paths))
     if least > bound:
         needed = next(count for count in range(len(paths), 10**9) if bound_drop(0, 0, count) <= bound)
@@ -195,6 +195,16 @@ def _read_validation(prepared: Prepared, section: ValidationSection, bound: floa
             f"one changed answer it could still be {100 * least:.2f}; give at least {needed:,} images or raise max_drop"
         )
     return _Validation(paths=paths, truth=np.array([truth_of[path] for path in paths]))
+
+
+def _refuse_overlaps(prepared: Prepared, paths: Sequence[Path], evaluation: str | None) -> None:
+    insist = "calibration.allow_overlap: true"
+    refuse_overlap(prepared.images.inputs, paths, insist=insist)
+    if evaluation is not None:
+        tested = list_images(Path(evaluation)).paths
+        sizes = {path.stat().st_size for path in tested}
+        records = {str(path): record_file(path) for path in paths if path.stat().st_size in sizes}
+        refuse_overlap(records, tested, insist=insist, kind="validation")
 
 
 def _load_state(path: Path, key: str) -> _State:

@@ -29,7 +29,7 @@ ROUNDS = 15
 PROFILED_RUNS = 10
 
 
-def explain(artifact: StrPath, *, seconds: float = 10.0, progress: Progress = silent) -> Explanation:
+def explain_build(artifact: StrPath, *, seconds: float = 10.0, progress: Progress = silent) -> Explanation:
     """Measure each optional rewriting of an artifact against the same build without it, and time its kernels.
 
     For each rewriting the model is built again from the artifact's own build file, with it switched the other way;

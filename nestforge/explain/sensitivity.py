@@ -17,7 +17,7 @@ import onnx_ir as ir
 from nestforge.compile.artifact import open_artifact
 from nestforge.compile.onnxfile import count_layer_macs, serialize
 from nestforge.compile.plan import Prepared, QuantizationPlan, prepare
-from nestforge.compile.quantize import find_activations, find_source, is_residual, is_weighted
+from nestforge.compile.quantize import find_activations, find_source, is_weighted
 from nestforge.compile.source import load_source
 from nestforge.config import BuildConfig, read_config
 from nestforge.engines.base import Images, Logits, Session, Settings
@@ -168,11 +168,10 @@ class _Probe:
     def __init__(self, prepared: Prepared, plan: QuantizationPlan, settings: Settings, batches: list[Images]) -> None:
         self._engine, self._plan, self._model = prepared.engine, plan, prepared.source.model
         self._segments = cut_graph(self._model, self._engine, settings)
-        everything = find_activations(self._model, skip=plan.skip)
+        self._layers = {str(node.name) for node in self._model.graph if is_weighted(node)}
+        self._asked = find_activations(self._model, skip=plan.skip)
         self._in_float = [segment.open(self._engine) for segment in self._segments]
-        self._in_int8 = [
-            segment.open_quantized(self._engine, plan, everything, spared=()) for segment in self._segments
-        ]
+        self._in_int8 = [self._open(segment, self._asked, spared=()) for segment in self._segments]
         self._batches = batches
         self._expected = np.concatenate(run_chain(self._in_float, batches))
         self.total = self._compare(self._in_int8, batches)
@@ -183,8 +182,10 @@ class _Probe:
         for place, segment in enumerate(self._segments):
             rest = place + 1
             for name in (name for name in names if name in segment.nodes):
-                alone = self._open(segment, _list_others(self._model, name))
-                spared = self._open(segment, {name})
+                own = _list_own(self._model.graph.node(name))
+                alone = self._open(segment, own & self._asked.keys(), spared=self._layers - {name})
+                asked = find_activations(self._model, skip=self._plan.skip | {name})
+                spared = self._open(segment, asked.keys(), spared={name})
                 yield (
                     name,
                     self._compare([alone, *self._in_float[rest:]], float_batches),
@@ -193,9 +194,8 @@ class _Probe:
             float_batches = run_chain(self._in_float[place:rest], float_batches)
             int8_batches = run_chain(self._in_int8[place:rest], int8_batches)
 
-    def _open(self, segment: Segment, spared: set[str]) -> Session:
-        asked = find_activations(self._model, skip=self._plan.skip | spared)
-        return segment.open_quantized(self._engine, self._plan, asked, spared=spared)
+    def _open(self, segment: Segment, activations: Collection[str], *, spared: Collection[str]) -> Session:
+        return segment.open_quantized(self._engine, self._plan, activations, spared=spared)
 
     def _compare(self, sessions: list[Session], batches: list[Images]) -> Damage:
         found = np.concatenate(run_chain(sessions, batches))
@@ -213,14 +213,12 @@ def compare_logits(expected: Logits, found: Logits) -> Damage:
     )
 
 
-def _list_others(model: ir.Model, name: str) -> set[str]:
-    """Return everything that asks for quantizers but the layer `name` and the sum that it feeds."""
-    fed = {str(use.node.name) for use in model.graph.node(name).outputs[0].uses()}
-    return {
-        str(node.name)
-        for node in model.graph
-        if (is_weighted(node) and node.name != name) or (is_residual(node) and node.name not in fed)
-    }
+def _list_own(layer: ir.Node) -> set[str]:
+    """Return the values that are a layer's own to quantize: what it reads, and what it and its activation put out."""
+    source, result = layer.inputs[0], layer.outputs[0]
+    assert source is not None  # is_weighted
+    rectified = [use.node.outputs[0] for use in result.uses() if use.node.op_type == "Relu"]
+    return {str(value.name) for value in (find_source(source), result, *rectified)}
 
 
 def _share_time(

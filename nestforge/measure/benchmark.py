@@ -85,11 +85,13 @@ def bench(
     threads: int | None = None,
     seconds: float = 5.0,
     vs: StrPath | None = None,
+    verify: bool = True,
     progress: Progress = silent,
 ) -> Bench:
     """Measure an artifact for `seconds`, in rounds, after a warm-up; with `vs`, both in turns for `seconds` each.
 
     `threads` are shared by the streams and default to the cores this process may use (affinity, cgroup quota).
+    `verify` as `open_artifact`.
 
     Raises:
         ConfigError: a setting out of range.
@@ -101,7 +103,7 @@ def bench(
             raise ConfigError(f"{name} {value} is outside 1 to 4096")
     if not 0.1 <= seconds <= 86_400:
         raise ConfigError(f"seconds {seconds} is outside 0.1 to 86400")
-    artifacts = [open_artifact(path) for path in ([artifact] if vs is None else [artifact, vs])]
+    artifacts = [open_artifact(path, verify=verify) for path in ([artifact] if vs is None else [artifact, vs])]
     manifest = artifacts[0].manifest
     with progress("opening, and measuring the machine's peak", None):
         sessions = [opened.open_session(batch=batch, streams=streams, threads=threads) for opened in artifacts]

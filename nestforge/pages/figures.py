@@ -7,12 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from nestforge.explain.sensitivity import Sensitivity
 from nestforge.measure.evaluate import Evaluation
 from nestforge.measure.scaling import Speed
-from nestforge.pages.sensitivity import SensitivityFile
+from nestforge.pages.sensitivity import LAYERS, draw_gain, draw_noise
 from nestforge.pages.svg import Bar, Interval, Line, Sample, draw_bars, draw_histogram, draw_intervals, draw_lines
-
-LAYERS = 15  # bars of a sensitivity plot
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,12 +25,12 @@ class Figure:
 
 
 def draw_accuracy(
-    evaluations: Sequence[Evaluation], names: Sequence[str], reference: int, limit: int | None
+    evaluations: Sequence[Evaluation], names: Sequence[str], reference: int, options: Sequence[str]
 ) -> list[Figure]:
     """Draw top-1 with Wilson's intervals, and each artifact's paired difference against the reference."""
     others = [place for place in range(len(names)) if place != reference]
     versus = evaluations[reference].artifact
-    commands = tuple(write_evaluate(evaluations[place], versus, limit) for place in others)
+    commands = tuple(write_evaluate(evaluations[place], versus, options) for place in others)
     rates = [
         Interval(label=name, value=100 * rate.rate, low=100 * rate.low, high=100 * rate.high, colour=place)
         for place, (name, rate) in enumerate(zip(names, (result.top1 for result in evaluations), strict=True))
@@ -47,7 +46,7 @@ def draw_accuracy(
                 if others
                 else ""
             ),
-            commands=commands or (write_evaluate(evaluations[0], None, limit),),
+            commands=commands or (write_evaluate(evaluations[0], None, options),),
         )
     ]
     differences = [
@@ -70,39 +69,25 @@ def draw_accuracy(
     return figures
 
 
-def draw_sensitivity(found: SensitivityFile, place: int, colour: int) -> list[Figure]:
+def draw_sensitivity(found: Sensitivity, place: int, colour: int) -> list[Figure]:
     """Draw the noise each layer makes alone, and the gain of sparing it; the largest first."""
-    command = shlex.join(["nestforge", "sensitivity", found.artifact_or_config, "--images", str(found.images)])
-    by_noise = sorted(found.layers, key=lambda row: -row.noise_percent)[:LAYERS]
-    by_gain = sorted(found.layers, key=lambda row: -found.compute_gain_db(row))[:LAYERS]
-    unfinished = "" if found.complete else " The run was interrupted: layers are missing."
-    noise = [
-        Bar(label=row.name, value=row.noise_percent, colour=colour, note=f"{row.alone_flips} answers changed")
-        for row in by_noise
-    ]
-    gain = [
-        Bar(
-            label=row.name,
-            value=found.compute_gain_db(row),
-            colour=colour,
-            note=f"{row.spared_flips} answers changed instead of {found.total_flips}",
-        )
-        for row in by_gain
-    ]
-    total = f"of {len(found.layers)} layers, on {found.images:,} calibration images.{unfinished}"
+    commands = (shlex.join(["nestforge", "sensitivity", found.artifact_or_config, "--images", str(found.images)]),)
+    shown = min(LAYERS, len(found.layers))
+    total = f"of {len(found.layers)} layers, on {found.images:,} calibration images."
+    total += "" if found.complete else " The run was interrupted: layers are missing."
     return [
         Figure(
             anchor=f"figure-noise-{place}",
-            svg=draw_bars("Noise of a layer quantized alone", noise, axis="noise (% of the logits' power)"),
-            caption=f"What quantizing one layer alone does to the logits: the {len(noise)} noisiest {total}",
-            commands=(command,),
+            svg=draw_noise(found, count=LAYERS, colour=colour),
+            caption=f"What quantizing one layer alone does to the logits: the {shown} noisiest {total}",
+            commands=commands,
         ),
         Figure(
             anchor=f"figure-gain-{place}",
-            svg=draw_bars("Gain of a layer left in float", gain, axis="gain in SQNR (dB)"),
-            caption=f"How much closer the logits come to float32 when one layer alone is spared: the {len(gain)} with "
-            f"the largest gain {total}",
-            commands=(command,),
+            svg=draw_gain(found, count=LAYERS, colour=colour),
+            caption=f"How much closer the logits come to float32 when one layer alone is spared: the {shown} with the "
+            f"largest gain {total}",
+            commands=commands,
         ),
     ]
 
@@ -180,12 +165,10 @@ def draw_speed(speeds: Sequence[Speed], names: Sequence[str], reference: int) ->
     return figures
 
 
-def write_evaluate(result: Evaluation, vs: Path | None, limit: int | None, *extra: str) -> str:
+def write_evaluate(result: Evaluation, vs: Path | None, options: Sequence[str]) -> str:
     """Write the command that gives an evaluation."""
     words = ["nestforge", "evaluate", str(result.artifact), str(result.dataset)]
-    words += ["--vs", str(vs)] if vs is not None else []
-    words += ["--limit", str(limit)] if limit is not None else []
-    return shlex.join([*words, *extra])
+    return shlex.join([*words, *(["--vs", str(vs)] if vs is not None else []), *options])
 
 
 def _write_benches(speeds: Sequence[Speed], reference: int) -> tuple[str, ...]:

@@ -16,6 +16,7 @@ import nestforge
 from nestforge.compile.artifact import Artifact, open_artifact
 from nestforge.engines.machine import count_available_cores, read_machine
 from nestforge.errors import ConfigError, NestForgeError
+from nestforge.explain.sensitivity import Sensitivity
 from nestforge.files import StrPath, write_file_aside
 from nestforge.measure.evaluate import Evaluation, evaluate_all
 from nestforge.measure.paired import rank_classes
@@ -23,7 +24,7 @@ from nestforge.measure.scaling import Speed, measure_scaling
 from nestforge.pages.canvas import COLOURS, STYLE
 from nestforge.pages.figures import draw_accuracy, draw_sensitivity, draw_speed, write_evaluate
 from nestforge.pages.gallery import make_cards
-from nestforge.pages.sensitivity import SensitivityFile, read_sensitivity
+from nestforge.pages.sensitivity import read_sensitivity
 from nestforge.progress import Progress, silent
 from nestforge.tables.builds import list_manifest_rows
 from nestforge.tables.layout import make_pairs_table
@@ -46,7 +47,7 @@ class Report:
     reference: Path
     evaluations: tuple[Evaluation, ...]
     speeds: tuple[Speed, ...]
-    sensitivities: tuple[SensitivityFile, ...]
+    sensitivities: tuple[Sensitivity, ...]
 
 
 def report(
@@ -55,6 +56,7 @@ def report(
     output: StrPath = "report.html",
     dataset: StrPath | None = None,
     limit: int | None = None,
+    allow_overlap: bool = False,
     sensitivity: Sequence[StrPath] = (),
     bench: bool = True,
     seconds: float = 2.0,
@@ -65,8 +67,9 @@ def report(
     """Measure artifacts side by side and write one self-contained HTML page.
 
     The first float32 artifact, or else the first, is the reference. With `dataset`, labelled, the page shows accuracy
-    and changed answers; with `bench`, speed at batches 1, 2, 4, ... up to `max_batch`, for `seconds` each;
-    `sensitivity` names what `nestforge sensitivity --json` wrote. An existing page is replaced.
+    and changed answers (`limit` and `allow_overlap` as in `evaluate`); with `bench`, speed at batches 1, 2, 4, ... up
+    to `max_batch`, for `seconds` each; `sensitivity` names what `nestforge sensitivity --json` wrote. An existing page
+    is replaced.
 
     Raises:
         ConfigError: no artifact, one given twice, different labels, a setting out of range.
@@ -83,7 +86,9 @@ def report(
     reference = next((place for place, one in enumerate(opened) if one.manifest.config.dtype == "fp32"), 0)
     evaluations: list[Evaluation] = []
     if dataset is not None:
-        evaluations = evaluate_all(artifacts, dataset, vs=artifacts[reference], limit=limit, progress=progress)
+        evaluations = evaluate_all(
+            artifacts, dataset, vs=artifacts[reference], limit=limit, allow_overlap=allow_overlap, progress=progress
+        )
     speeds: list[Speed] = []
     if bench:
         batches = [1 << power for power in range(max_batch.bit_length())]
@@ -96,7 +101,9 @@ def report(
             progress=progress,
         )
     with progress("drawing the page", None):
-        text = render_page(opened, reference, evaluations, speeds, sensitivities, limit=limit)
+        options = ["--limit", str(limit)] if limit is not None else []
+        options += ["--allow-overlap"] if allow_overlap else []
+        text = render_page(opened, reference, evaluations, speeds, sensitivities, options=options)
     data = text.encode("utf-8", "replace")
     with write_file_aside(page) as partial:
         partial.write_bytes(data)
@@ -151,11 +158,11 @@ def render_page(
     reference: int,
     evaluations: Sequence[Evaluation],
     speeds: Sequence[Speed],
-    sensitivities: Sequence[SensitivityFile],
+    sensitivities: Sequence[Sensitivity],
     *,
-    limit: int | None,
+    options: Sequence[str] = (),
 ) -> str:
-    """Return the page as HTML; every text in it is escaped."""
+    """Return the page as HTML; every text in it is escaped. `options` are those `evaluate` was given."""
     import jinja2
     from markupsafe import Markup
 
@@ -186,8 +193,9 @@ def render_page(
         reference=reference,
         others=others,
         evaluations=evaluations,
+        allow_overlap="--allow-overlap" in options,
         speeds=speeds,
-        accuracy=draw_accuracy(evaluations, names, reference, limit) if evaluations else [],
+        accuracy=draw_accuracy(evaluations, names, reference, options) if evaluations else [],
         galleries={
             place: make_cards(vs.changed, artifacts[place].manifest.preprocess, share)
             for place in others
@@ -195,7 +203,9 @@ def render_page(
         },
         worst={place: rank_classes(result.classes)[:CLASSES] for place, result in enumerate(evaluations)},
         change_commands={
-            place: write_evaluate(evaluations[place], artifacts[reference].folder, limit, "--changes", "changes.csv")
+            place: write_evaluate(
+                evaluations[place], artifacts[reference].folder, [*options, "--changes", "changes.csv"]
+            )
             for place in others
             if evaluations
         },
@@ -237,7 +247,7 @@ def tabulate_manifests(artifacts: Sequence[Artifact]) -> list[tuple[str, list[st
     return [(name, ["\n".join(column.get(name, ["-"])) for column in columns]) for name in rows]
 
 
-def _find_colour(found: SensitivityFile, folders: Sequence[str]) -> int:
+def _find_colour(found: Sensitivity, folders: Sequence[str]) -> int:
     """Return the place of the artifact a sensitivity report is about, or the first place after all of them."""
     wanted = Path(found.artifact_or_config).absolute()
     matching = [place for place, folder in enumerate(folders) if Path(folder).absolute() == wanted]

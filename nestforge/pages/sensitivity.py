@@ -1,60 +1,58 @@
-"""What `nestforge sensitivity --json` wrote, read back for a page."""
+"""What `nestforge sensitivity` found, as plots; and what its `--json` wrote, read back for a page."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from nestforge.errors import DataError
+from nestforge.explain.sensitivity import LayerSensitivity, Sensitivity
+from nestforge.pages.svg import Bar, draw_bars
 
 MAX_BYTES = 64 << 20
+LAYERS = 15  # bars of a plot in a page
 
 
-class _Row(BaseModel):
-    model_config = ConfigDict(extra="ignore", frozen=True)
+def draw_noise(found: Sensitivity, *, count: int | None = None, colour: int = 0) -> str:
+    """Draw the noise each layer makes when it alone is quantized; the `count` largest, largest first."""
+    rows = sorted(found.layers, key=lambda row: -compute_noise_percent(row))[:count]
+    bars = [
+        Bar(
+            label=row.name,
+            value=compute_noise_percent(row),
+            colour=colour,
+            note=f"SQNR {row.alone_sqnr_db:.1f} dB, {row.alone_flips} answers changed"
+            + ("" if row.time_share is None else f", {row.time_share:.1%} of the time"),
+        )
+        for row in rows
+    ]
+    return draw_bars("Noise of a layer quantized alone", bars, axis="noise (% of the logits' power)")
 
 
-class LayerRow(_Row):
-    """One layer: what quantizing it alone costs, and what sparing it alone gives back."""
-
-    name: str
-    kind: str
-    macs_share: float
-    time_share: float | None = None
-    alone_sqnr_db: float | None
-    alone_flips: int
-    spared_sqnr_db: float | None
-    spared_flips: int
-    range_low: float | None = None
-    range_high: float | None = None
-    clipped_share: float | None = None
-
-    @property
-    def noise_percent(self) -> float:
-        """Noise of this layer quantized alone, in percent of the logits' power."""
-        return 0.0 if self.alone_sqnr_db is None else 100 * 10 ** (-self.alone_sqnr_db / 10)
+def draw_gain(found: Sensitivity, *, count: int | None = None, colour: int = 0) -> str:
+    """Draw the gain of each layer when it alone is spared; the `count` largest, largest first."""
+    rows = sorted(found.layers, key=lambda row: -row.spared_sqnr_db)[:count]
+    bars = [
+        Bar(
+            label=row.name,
+            value=row.spared_sqnr_db - found.total_sqnr_db,
+            colour=colour,
+            note=f"{row.spared_flips} answers changed instead of {found.total_flips}",
+        )
+        for row in rows
+    ]
+    return draw_bars("Gain of a layer left in float", bars, axis="gain in SQNR (dB)")
 
 
-class SensitivityFile(_Row):
-    """A sensitivity report; `complete` is off where it was interrupted."""
-
-    artifact_or_config: str
-    images: int
-    complete: bool
-    total_sqnr_db: float | None
-    total_flips: int
-    layers: tuple[LayerRow, ...]
-
-    def compute_gain_db(self, layer: LayerRow) -> float:
-        """Return by how much the SQNR of the whole rises when the layer is spared."""
-        if layer.spared_sqnr_db is None or self.total_sqnr_db is None:
-            return 0.0
-        return layer.spared_sqnr_db - self.total_sqnr_db
+def compute_noise_percent(row: LayerSensitivity) -> float:
+    """Return the noise of the layer quantized alone, in percent of the logits' power."""
+    return 100 * math.pow(10, -row.alone_sqnr_db / 10)
 
 
-def read_sensitivity(path: Path) -> SensitivityFile:
+def read_sensitivity(path: Path) -> Sensitivity:
     """Read a sensitivity report.
 
     Raises:
@@ -63,7 +61,7 @@ def read_sensitivity(path: Path) -> SensitivityFile:
     try:
         if path.stat().st_size > MAX_BYTES:
             raise DataError(f"{path} is over {MAX_BYTES >> 20} MiB; give what 'nestforge sensitivity --json' wrote")
-        found = SensitivityFile.model_validate_json(path.read_bytes())
+        found = TypeAdapter(Sensitivity).validate_json(path.read_bytes())
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror}") from error
     except ValidationError as error:
@@ -72,10 +70,13 @@ def read_sensitivity(path: Path) -> SensitivityFile:
         raise DataError(
             f"{path} is no sensitivity report ({where}: {first['msg']}); give what 'nestforge sensitivity --json' wrote"
         ) from error
-    numbers = [
-        found.total_sqnr_db,
-        *(value for row in found.layers for value in (row.alone_sqnr_db, row.spared_sqnr_db)),
-    ]
-    if not all(value is None or math.isfinite(value) for value in numbers) or not found.layers:
+    if not found.layers or not all(map(math.isfinite, _list_numbers(found))):
         raise DataError(f"{path} has no layers, or numbers that are not finite; run 'nestforge sensitivity' again")
     return found
+
+
+def _list_numbers(found: Sensitivity) -> Iterator[float]:
+    yield found.total_sqnr_db
+    for row in found.layers:
+        yield from (row.alone_sqnr_db, row.spared_sqnr_db, row.macs_share, row.clipped_share)
+        yield from (row.range_low, row.range_high, row.time_share or 0.0)

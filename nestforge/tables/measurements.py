@@ -6,15 +6,15 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.markup import escape
 
-from nestforge.tables.layout import format_latency, format_rate, make_grid, make_pairs_table
+from nestforge.tables.layout import escape, format_latency, format_rate, make_grid, make_pairs_table
 
 if TYPE_CHECKING:
     from nestforge.measure.benchmark import Bench
     from nestforge.measure.evaluate import Evaluation
     from nestforge.measure.paired import ChangedAnswer
     from nestforge.measure.predict import Prediction
+    from nestforge.measure.tune import Tuning
 
 SHOWN = 10  # rows of a long list
 
@@ -87,6 +87,18 @@ def show_changed(changed: Sequence[ChangedAnswer], console: Console) -> None:
 def _cut_synonyms(label: str) -> str:
     """Return ``lesser panda`` of ``lesser panda, red panda, panda``."""
     return label.split(",")[0]
+
+
+def show_tuning(result: Tuning, console: Console) -> None:
+    rows = []
+    for row in result.measured:
+        best = [name for name, one in (("latency", result.latency), ("throughput", result.throughput)) if one is row]
+        numbers = (str(row.batch), str(row.streams), str(row.threads))
+        rows.append((*numbers, f"{row.throughput_ips:.1f}", f"{row.latency_ms:.2f}", ", ".join(best)))
+    title = f"{result.artifact} on {result.cores} cores, {result.budget_seconds:g} s"
+    columns = ("batch", "streams", "threads", "images/s", "ms a request", "best for")
+    console.print(make_grid(title, columns, rows))
+    console.print("Written into the artifact; predict and evaluate use it on this machine.", highlight=False)
 
 
 def show_bench(result: Bench, console: Console) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from html.parser import HTMLParser
@@ -16,9 +17,12 @@ from PIL import Image
 from nestforge.compile.artifact import open_artifact
 from nestforge.data.preprocess import read_image
 from nestforge.errors import ArtifactError, ConfigError, DataError, NestForgeError
+from nestforge.explain.sensitivity import LayerSensitivity, Sensitivity
+from nestforge.files import write_json
 from nestforge.measure.evaluate import evaluate
 from nestforge.pages.gallery import encode_image
 from nestforge.pages.report import name_artifacts, report
+from nestforge.pages.sensitivity import draw_gain, draw_noise, read_sensitivity
 from nestforge.progress import Advance
 from tests.pages.conftest import HOSTILE_ARTIFACT, HOSTILE_IMAGE, HOSTILE_LABEL, LAYERS, Written
 
@@ -133,6 +137,30 @@ def test_commands_are_quoted_for_a_shell(page: Page, written: Written) -> None:
     assert f"'{written.artifacts[1]}'" in page.text
 
 
+def test_sensitivity_reads_what_its_dataclass_writes(tmp_path: Path) -> None:
+    row = LayerSensitivity(
+        name="conv",
+        kind="Conv",
+        macs=1,
+        macs_share=1.0,
+        time_share=None,
+        alone_sqnr_db=20.0,
+        alone_flips=0,
+        spared_sqnr_db=30.0,
+        spared_flips=0,
+        range_low=-1.0,
+        range_high=1.0,
+        clipped_share=0.0,
+    )
+    found = Sensitivity(
+        artifact_or_config="a", images=1, seconds=0.1, complete=True, total_sqnr_db=25.0, total_flips=0, layers=(row,)
+    )
+    write_json(found, str(tmp_path / "s.json"))
+    assert read_sensitivity(tmp_path / "s.json") == found
+    assert "conv: 1.00" in draw_noise(found)  # 20 dB below the logits' power
+    assert "conv: 5.0" in draw_gain(found)
+
+
 def test_sensitivity_is_ranked(written: Written) -> None:
     bars = written.html.split('id="figure-noise-0"')[1].split("</figure>")[0]
     order = [bars.index(f"stage{index}.&lt;conv&gt;:") for index in range(15)]
@@ -152,6 +180,21 @@ def test_alone_and_without_measurements(written: Written, tmp_path: Path) -> Non
     assert "answered worst" in page.text
     assert "--limit 6" in page.text
     assert "Changed answers" not in page.text
+
+
+def test_calibration_images_are_refused_or_named(written: Written, calibration_images: Path, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(written.dataset, data)
+    for path in calibration_images.rglob("*.png"):
+        shutil.copy(path, data / "c0" / f"{path.parent.name}-{path.name}")
+    options = {"output": tmp_path / "r.html", "bench": False, "dataset": data}
+    with pytest.raises(DataError, match="--allow-overlap"):
+        report(written.artifacts, **options)  # type: ignore[arg-type]
+    assert not (tmp_path / "r.html").exists()
+    report(written.artifacts, allow_overlap=True, **options)  # type: ignore[arg-type]
+    page = Page((tmp_path / "r.html").read_text())
+    assert "Calibration images were not kept out" in page.text
+    assert "--allow-overlap" in page.text
 
 
 def test_large_images_become_jpeg() -> None:

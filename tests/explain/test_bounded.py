@@ -1,0 +1,162 @@
+"""Few layers are spared, the bound is proven or refused, and an interrupted build goes on."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from nestforge.compile.artifact import FrontierPoint, inspect
+from nestforge.compile.build import build as build_unbounded
+from nestforge.config import parse_config
+from nestforge.errors import ConfigError, DataError
+from nestforge.explain import bounded
+from nestforge.explain.bounded import build, rank_layers
+from nestforge.explain.sensitivity import LayerSensitivity
+from nestforge.measure.statistics import bound_drop
+
+
+@pytest.fixture(autouse=True)
+def measure_speed_briefly(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bounded, "SPEED_SECONDS", 0.01)
+
+
+def make_config(slim_config: dict[str, Any], dataset: Path, output: Path, **quantize: Any) -> dict[str, Any]:
+    section = {"max_drop": 20.0, "validation": {"data": str(dataset)}, **quantize}
+    return {**slim_config, "quantize": section, "output": str(output)}
+
+
+def make_point(count: int, drop_high: float) -> FrontierPoint:
+    return FrontierPoint(
+        spared=tuple(str(index) for index in range(count)),
+        drop=0.0,
+        drop_high=drop_high,
+        lost=0,
+        gained=0,
+        answers_changed=0,
+        throughput_ips=1.0,
+        kept_speed=1.0,
+    )
+
+
+@pytest.mark.parametrize("needed", [1, 2, 3, 5, 9, 20])
+def test_search_finds_the_fewest(needed: int) -> None:
+    asked = []
+
+    def measure(count: int) -> FrontierPoint:
+        asked.append(count)
+        return make_point(count, 0.0 if count >= needed else 1.0)
+
+    assert len(bounded._search(measure, 20, 0.5).spared) == needed
+    assert len(set(asked)) <= 10
+
+
+def test_search_ends_where_nothing_helps() -> None:
+    with pytest.raises(DataError, match="even with all 3 layers in float"):
+        bounded._search(lambda count: make_point(count, 1.0), 3, 0.5)
+
+
+def test_layers_are_ranked_by_noise_for_time() -> None:
+    def make(name: str, sqnr_db: float, time_share: float | None) -> LayerSensitivity:
+        return LayerSensitivity(
+            name=name,
+            kind="Conv",
+            macs=1,
+            macs_share=0.5,
+            time_share=time_share,
+            alone_sqnr_db=sqnr_db,
+            alone_flips=0,
+            spared_sqnr_db=0,
+            spared_flips=0,
+            range_low=0,
+            range_high=1,
+            clipped_share=0,
+        )
+
+    layers = [make("dear", 20, 0.5), make("cheap", 23, 0.05), make("free", 39, 0.0), make("unknown", 10, None)]
+    assert [layer.name for layer in rank_layers(layers)] == ["unknown", "cheap", "free", "dear"]
+
+
+def test_bound_drop_is_one_sided() -> None:
+    assert bound_drop(0, 0, 1645) == pytest.approx(0.001, rel=0.01)
+    assert bound_drop(30, 10, 1000) > 0.02
+    assert bound_drop(10, 30, 1000) < 0
+
+
+def test_nothing_is_spared_without_need(slim_config: dict[str, Any], dataset: Path, tmp_path: Path) -> None:
+    result = build(parse_config(make_config(slim_config, dataset, tmp_path / "a", max_drop=90.0), source="test"))
+    assert result.bound is not None
+    assert result.bound.spared == ()
+    assert [point.kept_speed for point in result.bound.frontier] == [1.0]
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_layers_are_spared_and_recorded(slim_config: dict[str, Any], dataset: Path, tmp_path: Path) -> None:
+    """Ranges cut at percentile 70 ruin the answers; sparing layers brings them back."""
+    config = make_config(slim_config, dataset, tmp_path / "a", percentile=70.0, max_drop=6.0)
+    result = build(parse_config(config, source="test"))
+    manifest = inspect(tmp_path / "a")
+    spared = manifest["bound"]["spared"]
+    assert result.bound is not None
+    assert 0 < len(spared) <= 28
+    assert set(spared) == set(manifest["quantization"]["float_weighted_layers"])
+    frontier = manifest["bound"]["frontier"]
+    assert frontier[0]["spared"] == []
+    assert frontier[0]["drop_high"] > 0.06
+    chosen = next(point for point in frontier if point["spared"] == spared)
+    assert chosen["drop_high"] <= 0.06
+    assert all(point["drop_high"] > 0.06 for point in frontier if len(point["spared"]) < len(spared))
+
+
+def test_an_interrupted_build_goes_on(
+    slim_config: dict[str, Any], dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = parse_config(make_config(slim_config, dataset, tmp_path / "a", percentile=70.0, max_drop=6.0), source="t")
+    answer, asked = bounded._answer, []
+
+    def interrupt(*arguments: Any) -> np.ndarray:
+        asked.append(arguments[-1])
+        if len(asked) == 4:
+            raise KeyboardInterrupt
+        return answer(*arguments)
+
+    monkeypatch.setattr(bounded, "_answer", interrupt)
+    with pytest.warns(UserWarning, match="what was measured is kept"), pytest.raises(KeyboardInterrupt):
+        build(config)
+    assert [path.name for path in tmp_path.iterdir()] == [".a.bound.json"]
+    first = list(asked)
+    monkeypatch.setattr(bounded, "measure_layers", None)  # the ranking is kept as well
+    result = build(config)
+    assert not set(first[:3]) & set(asked[4:])
+    assert asked[4] == first[3]
+    assert result.bound is not None
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_refusals(slim_config: dict[str, Any], dataset: Path, tmp_path: Path) -> None:
+    def attempt(changes: dict[str, Any] | None = None, **quantize: Any) -> None:
+        config = {**make_config(slim_config, dataset, tmp_path / "a", **quantize), **(changes or {})}
+        build(parse_config(config, source="test"))
+
+    with pytest.raises(DataError, match=r"cannot prove a drop of at most 0\.1"):
+        attempt(max_drop=0.1)
+    with pytest.raises(ConfigError, match="go together"):
+        attempt(validation=None)
+    with pytest.raises(ConfigError, match="needs 'labels'"):
+        attempt({"labels": None})
+    with pytest.raises(ConfigError, match=r"held by nestforge\.build"):
+        build_unbounded(parse_config(make_config(slim_config, dataset, tmp_path / "a"), source="test"))
+    mixed = tmp_path / "mixed"
+    shutil.copytree(dataset, mixed)
+    source = sorted(Path(slim_config["calibration"]["data"]).rglob("*.png"))
+    for path in source:
+        shutil.copy(path, mixed / "bag" / f"{path.parent.name}-{path.name}")
+    with pytest.raises(DataError, match="20 of these 80 images are also calibration images"):
+        attempt(validation={"data": str(mixed)})
+    calibration = {**slim_config["calibration"], "evaluation": str(dataset)}
+    with pytest.raises(DataError, match="40 of these 40 images are also validation images"):
+        attempt({"calibration": calibration})
+    assert [path.name for path in tmp_path.iterdir()] == ["mixed"]

@@ -1,0 +1,164 @@
+"""Parts add up to the whole, one layer at a time is what a build would make, and an interruption keeps the rest."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+
+from nestforge.compile.onnxfile import serialize
+from nestforge.compile.plan import Prepared, prepare
+from nestforge.compile.quantize import find_activations
+from nestforge.compile.source import load_source
+from nestforge.config import parse_config
+from nestforge.engines.base import Settings
+from nestforge.errors import ArtifactError, ConfigError
+from nestforge.explain import sensitivity as module
+from nestforge.explain.segments import cut_graph, run_chain
+from nestforge.explain.sensitivity import compare_logits, measure_layers, sensitivity
+from nestforge.progress import silent
+from nestforge.tables.explain import draw_sensitivity
+
+IMAGES = 6
+
+
+@pytest.fixture(scope="module")
+def prepared(slim_config: dict[str, Any]) -> Prepared:
+    config = parse_config({**slim_config, "output": "unused"}, source="test")
+    return prepare(config, load_source(config, silent), silent)
+
+
+def copy_model(prepared: Prepared) -> ir.Model:
+    return ir.from_proto(ir.to_proto(prepared.source.model))
+
+
+def run_whole(prepared: Prepared, model: ir.Model) -> np.ndarray:
+    batches = list(prepared.images.load(IMAGES, batch=IMAGES))
+    settings = Settings(batch=IMAGES, height=56, width=56)
+    return run_chain([prepared.engine.open(serialize(model), settings)], batches)[0]
+
+
+def test_parts_are_the_whole(prepared: Prepared) -> None:
+    plan = prepared.plan
+    assert plan is not None
+    settings = Settings(batch=IMAGES, height=56, width=56)
+    segments = cut_graph(prepared.source.model, prepared.engine, settings)
+    assert len(segments) > 5
+    nodes = [name for segment in segments for name in segment.nodes]
+    assert sorted(nodes) == sorted(str(node.name) for node in prepared.source.model.graph)
+    batches = list(prepared.images.load(IMAGES, batch=IMAGES))
+    expected = run_whole(prepared, copy_model(prepared))
+    found = run_chain([segment.open(prepared.engine) for segment in segments], batches)[0]
+    assert np.abs(found - expected).max() <= 1e-5 * np.abs(expected).max()
+    asked = find_activations(prepared.source.model)
+    quantized = copy_model(prepared)
+    plan.apply(quantized)
+    expected = run_whole(prepared, quantized)
+    parts = [segment.open_quantized(prepared.engine, plan, asked, spared=()) for segment in segments]
+    found = run_chain(parts, batches)[0]
+    assert compare_logits(expected, found).sqnr_db > 35  # a rounding that falls the other way is a whole step
+
+
+def test_spared_is_what_a_build_makes_of_it(prepared: Prepared) -> None:
+    layers, total, complete = measure_layers(prepared, IMAGES, silent)
+    assert complete
+    assert len(layers) == 28 + 2 * prepared.rewrites.get("split_radix", 0)
+    plan = prepared.plan
+    assert plan is not None
+    expected = run_whole(prepared, copy_model(prepared))
+    for layer in (layers[3], layers[-1]):
+        model = copy_model(prepared)
+        plan.apply(model, spared={layer.name})
+        assert layer.spared_sqnr_db == pytest.approx(
+            compare_logits(expected, run_whole(prepared, model)).sqnr_db, abs=0.5
+        )
+    assert all(layer.alone_sqnr_db > total.sqnr_db for layer in layers)
+    assert sum(layer.macs_share for layer in layers) == pytest.approx(1)
+    shares = [layer.time_share for layer in layers if layer.time_share is not None]
+    assert len(shares) == 28
+    assert 0.3 < sum(shares) <= 1
+    assert all(layer.range_low <= 0 < layer.range_high for layer in layers)
+    assert all(0 <= layer.clipped_share < 1e-3 for layer in layers)
+
+
+def test_a_bad_range_is_found(slim_config: dict[str, Any], tmp_path: Path) -> None:
+    """Percentile 90 ruins what has tails; the clipped share says so."""
+    path = tmp_path / "c.yaml"
+    path.write_text(json.dumps({**slim_config, "quantize": {"percentile": 90.0}, "output": "unused"}))
+    result = sensitivity(path, images=IMAGES)
+    assert result.complete
+    assert result.images == IMAGES
+    assert [layer.alone_sqnr_db for layer in result.layers] == sorted(layer.alone_sqnr_db for layer in result.layers)
+    assert result.layers[0].clipped_share > 0.05
+    assert result.layers[0].alone_sqnr_db < 20
+
+
+def test_interruption_keeps_what_is_done(artifacts: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    compare, calls = module.compare_logits, []
+
+    def interrupt(*arguments: np.ndarray) -> module.Damage:
+        calls.append(1)
+        if len(calls) > 7:  # the whole model, then two for a layer
+            raise KeyboardInterrupt
+        return compare(*arguments)
+
+    monkeypatch.setattr(module, "compare_logits", interrupt)
+    result = sensitivity(artifacts["int8"], images=2)
+    assert not result.complete
+    assert len(result.layers) == 3
+    svg = ElementTree.fromstring(draw_sensitivity(result))
+    assert len(svg.findall("{http://www.w3.org/2000/svg}rect")) == 1 + 3
+
+
+def test_refusals(artifacts: dict[str, Path], slim_config: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="below 1"):
+        sensitivity(artifacts["int8"], images=0)
+    with pytest.raises(ArtifactError, match="is no artifact"):
+        sensitivity(tmp_path)
+    path = tmp_path / "c.yaml"
+    path.write_text(json.dumps({**slim_config, "calibration": None, "dtype": "fp32", "output": "unused"}))
+    with pytest.raises(ConfigError, match="no calibration images"):
+        sensitivity(path)
+
+
+SHAPES = """<ir_version: 9, opset_import: ["" : 17]> foreign (float[n,3,h,w] x) => (float[n,4] y)
+    {
+        s = Shape(x)
+        zero = Constant<value = int64 {0}>()
+        n = Gather(s, zero)
+        axis = Constant<value = int64[1] {0}>()
+        u = Unsqueeze(n, axis)
+        rest = Constant<value = int64[1] {-1}>()
+        t = Concat<axis = 0>(u, rest)
+        a = Conv<pads = [1,1,1,1]>(x, w1)
+        b = Relu(a)
+        c = Conv(b, w2)
+        p = GlobalAveragePool(c)
+        y = Reshape(p, t)
+    }"""
+
+
+def test_shapes_computed_in_the_graph_do_not_hinder_cutting(prepared: Prepared) -> None:
+    proto = onnx.parser.parse_model(SHAPES)
+    rng = np.random.default_rng(0)
+    for name, shape in (("w1", (8, 3, 3, 3)), ("w2", (4, 8, 1, 1))):
+        proto.graph.initializer.append(onnx.numpy_helper.from_array(rng.standard_normal(shape, np.float32), name))
+    for index, node in enumerate(proto.graph.node):
+        node.name = f"node{index}"
+    from onnx_ir.passes.common import LiftConstantsToInitializersPass
+
+    model = ir.from_proto(proto)
+    LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+    settings = Settings(batch=3, height=16, width=16)
+    segments = cut_graph(model, prepared.engine, settings)
+    assert len(segments) == 5
+    images = rng.standard_normal((3, 3, 16, 16), np.float32)
+    expected = prepared.engine.open(serialize(model), settings).run(images)
+    found = run_chain([segment.open(prepared.engine) for segment in segments], [images])[0]
+    assert np.abs(found - expected).max() <= 1e-5 * np.abs(expected).max()
