@@ -182,7 +182,7 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path, default=Path("benchmarks/results/scale.json"))
     arguments = parser.parse_args()
     manifest = open_artifact(arguments.artifact).manifest
-    name = f"{manifest.name} {manifest.config.dtype} {manifest.height}x{manifest.width}, {arguments.dataset.name}"
+    name = f"{manifest.name} {manifest.config.dtype} {manifest.height}x{manifest.width}"
     results = json.loads(arguments.output.read_text()) if arguments.output.is_file() else {}
     entry = results.setdefault(name, {})
     entry["machine"] = read_machine()

@@ -9,15 +9,16 @@ import pickle
 import signal
 import socket
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import pyarrow as pa
 
 from nestforge.engines.machine import count_available_cores
-from nestforge.errors import ConfigError, NestForgeError
+from nestforge.errors import ConfigError, DataError, NestForgeError
 from nestforge.scale.parts import Part
+from nestforge.scale.rows import ROWS
 from nestforge.scale.storage import EXTRA, describe_error
 from nestforge.scale.worker import PartClassifier
 
@@ -33,6 +34,7 @@ except ImportError as error:
 LOCAL = "local"
 OBJECT_STORE_BYTES = 256 << 20  # only descriptions and rows pass through it
 REACH_SECONDS = 5.0
+FAILED = -1  # the position of a row that says why a part could not be done
 
 
 class Worker:
@@ -47,7 +49,10 @@ class Worker:
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         (number,), (part,) = batch["number"].to_pylist(), batch["part"].to_pylist()
-        return self.classifier.classify(number, pickle.loads(part))  # pickled by `classify_on_ray`, nobody else
+        try:
+            return self.classifier.classify(number, pickle.loads(part))  # pickled by `classify_on_ray`, nobody else
+        except NestForgeError as error:  # sent as a row: Ray would turn it into a page of text
+            return pa.Table.from_pylist([{"part": number, "position": FAILED, "error": str(error)}], schema=ROWS)
 
 
 @contextmanager
@@ -83,13 +88,14 @@ def connect(address: str, *, cpus: int) -> Iterator[int]:
 
 def classify_on_ray(
     parts: Sequence[Part], settings: dict[str, Any], *, workers: int, threads: int
-) -> Iterator[pa.Table]:
+) -> Generator[pa.Table, None, None]:
     """Yield the rows of all parts, in their order; a part whose worker is lost is done again by another.
 
     `settings` are those of `PartClassifier`.
 
     Raises:
-        NestForgeError: what a worker raised.
+        DataError: what went wrong in a worker.
+        NestForgeError: Ray gave up.
     """
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
@@ -105,14 +111,13 @@ def classify_on_ray(
         compute=ray.data.ActorPoolStrategy(size=workers),
     )
     try:
-        yield from rows.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
-    except NestForgeError:
-        raise
+        for table in rows.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+            for position, error in zip(table["position"].to_pylist(), table["error"].to_pylist(), strict=True):
+                if position == FAILED:
+                    raise DataError(error)
+            yield table
     except ray.exceptions.RayError as error:
-        cause: BaseException | None = error
-        while cause is not None and not isinstance(cause, NestForgeError):
-            cause = cause.__cause__ or getattr(cause, "cause", None)
-        raise cause or NestForgeError(f"Ray gave up ({describe_error(error)})") from error
+        raise NestForgeError(f"Ray gave up ({describe_error(error)})") from error
 
 
 def choose_workers(workers: int | None, threads: int, cpus: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -166,10 +167,10 @@ def _run(
             threads = threads or 1
             with cluster.connect(ray, cpus=cluster.count_local_cpus(workers, threads)) as cpus:
                 workers = cluster.choose_workers(workers, threads, cpus)
-                rows = cluster.classify_on_ray(
-                    source.parts, {**settings, "threads": threads}, workers=workers, threads=threads
-                )
-                seconds = _count(rows, tally, write, source, progress)
+                settings["threads"] = threads
+                rows = cluster.classify_on_ray(source.parts, settings, workers=workers, threads=threads)
+                with contextlib.closing(rows):  # before the connection is
+                    seconds = _count(rows, tally, write, source, progress)
     return SourceResult(
         artifact=opened.folder,
         dataset=source.url,

@@ -39,7 +39,7 @@ class Tally:
             if truth is not None:
                 self.top1 += classes[0] == truth
                 self.top5 += truth in classes
-        return table if len(new) == len(table) else table.take(new)
+        return table if len(new) == len(table) else table.take(pa.array(new, pa.int64()))
 
     def check_complete(self) -> None:
         """Refuse a count from which an image is missing.
