@@ -5,7 +5,7 @@
 
 Beside ours: NNCF on the OpenVINO model, as documented, and ONNX Runtime's static quantizer with its percentile
 calibrator. Where the folder holds fewer images they are taken several times. Every figure is a fresh process, which
-may take at most 16 GB; beyond that it ends, and that is its result. Start-up: median of ten.
+may take at most 10 GB; beyond that it ends, and that is its result. Start-up: median of ten.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from nestforge.progress import show_bars
 from nestforge.tables.layout import make_grid
 
 COUNTS = (50, 300, 1000)
-LIMIT_BYTES = 16 << 30
+LIMIT_BYTES = 10 << 30
 PEERS = ("NNCF as documented", "ORT percentile")
 
 
@@ -51,7 +51,7 @@ def build_peer(peer: str, images: Path, count: int, folder: Path) -> dict[str, f
     if done.returncode:
         lines = done.stderr.strip().splitlines()
         memory = done.returncode < 0 or "MemoryError" in done.stderr or "bad_alloc" in done.stderr
-        return {"failed": "more than 16 GB" if memory else (lines[-1] if lines else f"exit code {done.returncode}")}
+        return {"failed": "more than 10 GB" if memory else (lines[-1] if lines else f"exit code {done.returncode}")}
     report: dict[str, float | str] = json.loads(done.stdout.splitlines()[-1])
     return report
 
