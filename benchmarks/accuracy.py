@@ -39,7 +39,7 @@ from peers import Quantizer, quantize_with_nncf, quantize_with_onnxruntime
 from nestforge.compile.onnxfile import serialize
 from nestforge.compile.plan import Prepared, QuantizationPlan, prepare
 from nestforge.compile.source import Source, load_source
-from nestforge.config import BuildConfig, read_config
+from nestforge.config import BuildConfig, RewriteSection, read_config
 from nestforge.data.imagefolder import list_images, match_classes, read_imagenet_labels, read_labels
 from nestforge.data.loader import map_in_order
 from nestforge.data.preprocess import Preprocess, normalize_images, read_image
@@ -258,7 +258,12 @@ def _prepare(fold: Fold, count: int, seed: int, *, dtype: str) -> tuple[Prepared
     """Return the build before anything is quantized, its bench, and the seconds that calibrating took."""
     section = fold.config.calibration
     assert section is not None
-    changes = {"dtype": dtype, "calibration": section.model_copy(update={"count": count, "seed": seed})}
+    changes: dict[str, object] = {
+        "dtype": dtype,
+        "calibration": section.model_copy(update={"count": count, "seed": seed}),
+    }
+    if dtype == "fp32":  # what peers get: the graph as it is exported
+        changes["rewrites"] = RewriteSection(unfold_radix=False, split_radix=False)
     config = fold.config.model_copy(update=changes)
     source = load_source(config, silent)
     bench = Bench(fold, source)

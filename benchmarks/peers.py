@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 
-Samples = list[np.ndarray]  # each (1, 3, H, W) float32, normalised
+Samples = Any  # sized, iterable any number of times; each (1, 3, H, W) float32, normalised
 Quantizer = Callable[[Path, Samples, Path], Path]
 
 
@@ -16,7 +17,7 @@ def quantize_with_nncf(source: Path, samples: Samples, target: Path) -> Path:
     """NNCF's ONNX backend with its defaults."""
     import nncf
 
-    dataset = nncf.Dataset([{"input": sample} for sample in samples])
+    dataset = nncf.Dataset(samples, lambda sample: {"input": sample})
     onnx.save(nncf.quantize(onnx.load(source), dataset, subset_size=len(samples)), target)
     return target
 
@@ -46,7 +47,7 @@ def quantize_with_onnxruntime(
 
     class Reader(CalibrationDataReader):
         def __init__(self) -> None:
-            self.rows = iter([{"input": sample} for sample in samples])
+            self.rows = ({"input": sample} for sample in samples)
 
         def get_next(self) -> dict[str, np.ndarray] | None:
             return next(self.rows, None)

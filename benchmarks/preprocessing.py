@@ -18,20 +18,20 @@ import numpy.typing as npt
 
 from nestforge.compile.artifact import Artifact, open_artifact
 from nestforge.data.imagefolder import choose_balanced, list_images, match_classes
-from nestforge.data.loader import Unreadable, batch_in_order
+from nestforge.data.loader import Unreadable
 from nestforge.data.preprocess import (
     CenterCrop,
     ECenterCrop,
     Preprocess,
     Resize,
     decode_image,
+    load_image,
     normalize_images,
-    read_image,
 )
 from nestforge.engines.machine import count_available_cores
 from nestforge.errors import run_command
 from nestforge.files import write_json
-from nestforge.measure.classify import run_ahead
+from nestforge.measure.classify import run_in_order
 from nestforge.measure.statistics import Paired, compare_paired, compute_rate
 from nestforge.progress import show_bars
 from nestforge.vendor.resize import resize_as_opencv
@@ -56,7 +56,7 @@ class Row:
 
 def follow(preprocess: Preprocess) -> Read:
     """Read as a description says: (3, H, W)."""
-    return lambda path: normalize_images(read_image(path, preprocess)[None], preprocess)[0]
+    return lambda path: load_image(path, preprocess)
 
 
 def follow_without_antialiasing(short: int | tuple[int, int], crop: int, preprocess: Preprocess) -> Read:
@@ -111,13 +111,12 @@ def answer(artifact: Artifact, paths: tuple[Path, ...], read: Read, name: str) -
     """Return the best class of every image, (N,)."""
     session = artifact.open_session(batch=BATCH)
     answers = np.full(len(paths), -1, np.int64)
-    batches = batch_in_order(paths, read, np.stack, batch=BATCH, workers=count_available_cores())
     with show_bars(name, len(paths)) as advance:
-        for item, logits in run_ahead(session, batches):
-            if isinstance(item, Unreadable) or logits is None:
+        for item in run_in_order(session, paths, read, workers=count_available_cores()):
+            if isinstance(item, Unreadable):
                 raise SystemExit(f"{item}")
-            answers[list(item.indices)] = logits.argmax(1)
-            advance(len(logits))
+            answers[list(item.indices)] = item.logits.argmax(1)
+            advance(len(item.indices))
     return answers
 
 

@@ -36,6 +36,7 @@ NEXT = """Next:
   nestforge predict demo/artifacts/fashion-int8 demo/data/test/sneaker/00009.png --top 2
   nestforge evaluate demo/artifacts/fashion-int8 demo/data/test --vs demo/artifacts/fashion-fp32
   nestforge bench demo/artifacts/resnest50-int8 --batch 8 --vs demo/artifacts/resnest50-fp32
+  nestforge report demo/artifacts/fashion-fp32 demo/artifacts/fashion-int8 --dataset demo/data/test
 (run 'source .venv/bin/activate' first)"""
 
 

@@ -15,11 +15,16 @@ if TYPE_CHECKING:
     from nestforge.data.preprocess import Preprocess
     from nestforge.errors import NestForgeError
     from nestforge.explain.bounded import build
+    from nestforge.explain.rewrites import explain_build
     from nestforge.explain.sensitivity import sensitivity
     from nestforge.measure.benchmark import bench
     from nestforge.measure.evaluate import evaluate
     from nestforge.measure.predict import predict
+    from nestforge.measure.tune import tune
     from nestforge.networks.catalog import models
+    from nestforge.pages.report import report
+    from nestforge.scale.loadgen import loadgen
+    from nestforge.scale.run import evaluate_source, predict_source
 
 __version__ = "0.1.0"
 
@@ -30,12 +35,18 @@ _HOMES = {
     "bench": "nestforge.measure.benchmark",
     "build": "nestforge.explain.bounded",
     "evaluate": "nestforge.measure.evaluate",
+    "evaluate_source": "nestforge.scale.run",
+    "explain_build": "nestforge.explain.rewrites",
     "export": "nestforge.compile.export",
     "inspect": "nestforge.compile.artifact",
+    "loadgen": "nestforge.scale.loadgen",
     "models": "nestforge.networks.catalog",
     "open_artifact": "nestforge.compile.artifact",
     "predict": "nestforge.measure.predict",
+    "predict_source": "nestforge.scale.run",
+    "report": "nestforge.pages.report",
     "sensitivity": "nestforge.explain.sensitivity",
+    "tune": "nestforge.measure.tune",
 }
 
 __all__ = [
@@ -45,12 +56,18 @@ __all__ = [
     "bench",
     "build",
     "evaluate",
+    "evaluate_source",
+    "explain_build",
     "export",
     "inspect",
+    "loadgen",
     "models",
     "open_artifact",
     "predict",
+    "predict_source",
+    "report",
     "sensitivity",
+    "tune",
 ]
 
 

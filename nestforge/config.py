@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
@@ -11,9 +12,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from nestforge.data.preprocess import Preprocess
 from nestforge.errors import ConfigError, suggest_nearest
+from nestforge.files import read_small_file
 
 MAX_YAML_BYTES = 1 << 20
 MAX_YAML_VALUES = 100_000
+MAX_YAML_DEPTH = 64
 
 
 class _Section(BaseModel):
@@ -79,6 +82,14 @@ class QuantizeSection(_Section):
         return self
 
 
+class RewriteSection(_Section):
+    """Which rewritings of the graph are tried; all are exact in float32."""
+
+    unfold_radix: bool = True
+    # auto: where it was measured to pay (docs/performance.md), on OpenVINO and CPUs without an int8 dot product
+    split_radix: Literal["auto"] | bool = "auto"
+
+
 class BuildConfig(_Section):
     """A whole build file."""
 
@@ -88,6 +99,7 @@ class BuildConfig(_Section):
     output: str
     calibration: CalibrationSection | None = None
     quantize: QuantizeSection = QuantizeSection()
+    rewrites: RewriteSection = RewriteSection()
     preprocess: Preprocess | None = None  # default: the published one of the variant
     append_softmax: bool = False  # the artifact then gives probabilities
     labels: str | None = None  # a file, or "imagenet"
@@ -126,19 +138,31 @@ def read_yaml(path: Path) -> Any:
         ConfigError: missing, too large, or not YAML.
     """
     try:
-        if path.stat().st_size > MAX_YAML_BYTES:
+        content = read_small_file(path, limit_bytes=MAX_YAML_BYTES)
+        if len(content) > MAX_YAML_BYTES:
             raise ConfigError(f"{path} is over {MAX_YAML_BYTES >> 10} KiB; that is not a build file")
-        text = path.read_text(encoding="utf-8")
+        text = content.decode("utf-8")
     except OSError as error:
         raise ConfigError(f"cannot read build file {path}: {error.strerror}") from error
     except ValueError as error:
         raise ConfigError(f"{path} is not UTF-8 text; write the build file as YAML") from error
+    if _count_open_brackets(text) > MAX_YAML_DEPTH:
+        raise ConfigError(f"{path} is nested over {MAX_YAML_DEPTH} deep; that is not a build file")
     try:
         data = yaml.load(text, Loader=_StrictLoader)  # noqa: S506 (a SafeLoader)
     except Exception as error:  # PyYAML's constructors raise whatever a wrong tag leads them to
         raise ConfigError(f"{path} is not valid YAML: {_one_line(error)}") from error
     _check_expanded_size(data, path)
     return data
+
+
+def _count_open_brackets(text: str) -> int:
+    """Return how many are open at most; PyYAML's time grows with the square of it."""
+    deepest = depth = 0
+    for bracket in re.findall(r"[\[\]{}]", text):
+        depth += 1 if bracket in "[{" else -1
+        deepest = max(deepest, depth)
+    return deepest
 
 
 class _StrictLoader(yaml.SafeLoader):

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import shutil
+import stat
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -16,6 +18,19 @@ from typing import Any
 from nestforge.errors import ArtifactError, NestForgeError
 
 StrPath = str | Path  # what public functions take
+LONGEST_NAME = 200  # bytes that leave room for more, of the 255 a name may have
+
+
+def read_small_file(path: Path, *, limit_bytes: int) -> bytes:
+    """Return the content of a regular file; of one over `limit_bytes` only one byte more than that.
+
+    Raises:
+        OSError: it cannot be read, or is a folder, a pipe or a device, which might never end.
+    """
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+    with path.open("rb") as file:
+        return file.read(limit_bytes + 1)
 
 
 @contextmanager
@@ -27,13 +42,36 @@ def write_file_aside(path: Path) -> Iterator[Path]:
     """
     if not path.parent.is_dir():
         raise NestForgeError(f"no folder {path.parent}; create it or choose another output")
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    name = path.name if len(os.fsencode(path.name)) <= LONGEST_NAME else hashlib.sha256(os.fsencode(path)).hexdigest()
+    partial = path.with_name(f".{name}.{os.getpid()}.partial")
     try:
         with _explain_os_errors(path):
             yield partial
             partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what `write_file_aside` left in `folder` when a process was killed; files of living ones stay.
+
+    Raises:
+        OSError: the folder cannot be read or changed.
+    """
+    for path in folder.glob(".*.partial"):
+        number = path.name.removesuffix(".partial").rpartition(".")[2]
+        if path.is_file() and number.isdecimal() and not _is_alive(int(number)):
+            path.unlink(missing_ok=True)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 @contextmanager
@@ -94,6 +132,19 @@ def _explain_os_errors(path: Path) -> Iterator[None]:
         raise NestForgeError(f"cannot write {path}: {error.strerror or error}") from error
 
 
+def cache_folder() -> Path:
+    """Return the folder for what can be fetched or made again: ``$NESTFORGE_CACHE`` or ``~/.cache/nestforge``."""
+    if folder := os.environ.get("NESTFORGE_CACHE"):
+        return Path(folder)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nestforge"
+
+
+def hash_file(path: Path) -> str:
+    """Return the sha256 of a file as hex digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def write_json(value: Any, target: str) -> None:
     """Write a result (dataclasses, models, paths) as JSON to a file, or to stdout for ``-``."""
     from pydantic_core import to_jsonable_python
@@ -103,4 +154,4 @@ def write_json(value: Any, target: str) -> None:
         sys.stdout.write(text)
         return
     with write_file_aside(Path(target)) as partial:
-        partial.write_text(text, encoding="utf-8", errors="surrogateescape")
+        partial.write_text(text, encoding="utf-8", errors="backslashreplace")  # a name that is no UTF-8: \\udcXX

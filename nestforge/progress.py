@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import abc
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -21,6 +22,9 @@ def silent(description: str, total: int | None) -> Iterator[Advance]:
 @contextmanager
 def show_bars(description: str, total: int | None) -> Iterator[Advance]:
     """Draw a bar on stderr, if that is a terminal, while the task runs; the bar goes away with it."""
+    if not sys.stderr.isatty():
+        yield lambda steps: None
+        return
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -38,8 +42,7 @@ def show_bars(description: str, total: int | None) -> Iterator[Advance]:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
         task = bars.add_task(description, total=total)
         yield lambda steps: bars.advance(task, steps)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tarfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,14 @@ from nestforge.networks.zoo import get_variant
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared"
 CLASSES = ("bag", "boot", "coat", "dress", "pullover", "sandal", "shirt", "sneaker", "t-shirt", "trouser")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep journals, downloads and compiled models out of the user's cache, also in commands that tests start."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NESTFORGE_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture(scope="session")

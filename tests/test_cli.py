@@ -15,7 +15,7 @@ import pytest
 
 import nestforge
 
-COMMANDS = ("models", "export", "build", "predict", "evaluate", "bench", "inspect")
+COMMANDS = ("models", "export", "build", "predict", "evaluate", "bench", "loadgen", "report", "inspect")
 
 
 def run(*arguments: object, cwd: Path | None = None, code: int = 0) -> subprocess.CompletedProcess[str]:
@@ -95,6 +95,14 @@ def test_the_walk(slim_config: dict[str, object], dataset: Path, tmp_path: Path)
     assert {"mean", "p50", "p90", "p99"} == measured["latency_ms"].keys()
     assert {"throughput_ips", "ratio", "low", "high"} <= measured["vs"].keys()
 
+    result = run_json("report", "fp32", "int8", "--dataset", dataset, "--no-bench", "--limit", 10, cwd=tmp_path)
+    assert result["page"] == "report.html"
+    assert result["evaluations"][1]["vs"]["artifact"] == result["reference"] == "fp32"
+    assert (tmp_path / "report.html").stat().st_size == result["size_bytes"]
+    changes = ("evaluate", "int8", dataset, "--vs", "fp32", "--changes", "changes.csv")
+    assert "classes" in run(*changes, cwd=tmp_path).stdout
+    assert (tmp_path / "changes.csv").read_text().startswith("image,kind,truth,")
+
     manifest = run_json("inspect", "int8", cwd=tmp_path)
     assert manifest["preprocess_sha256"]
     for command in (("predict", "int8", image), ("evaluate", "int8", dataset, "--vs", "fp32"), ("inspect", "int8")):
@@ -116,6 +124,11 @@ def test_errors_are_one_line_and_exit_code_2(artifacts: dict[str, Path], dataset
         ("bench", "nowhere"),
         ("bench", artifacts["fp32"], "--batch", 0),
         ("inspect", "empty"),
+        ("evaluate", artifacts["fp32"], dataset, "--changes", "c.csv"),
+        ("evaluate", artifacts["fp32"], dataset, "--vs", artifacts["int8"], "--changes", "nowhere/c.csv"),
+        ("report", "nowhere"),
+        ("report", artifacts["fp32"], "--dataset", "empty", "--no-bench"),
+        ("report", artifacts["fp32"], "-o", "nowhere/r.html"),
         ("sensitivity", "nowhere"),
         ("sensitivity", "empty"),
         ("sensitivity", artifacts["int8"], "--images", 0),

@@ -14,22 +14,29 @@ ROOMS = (
     "errors",
     "progress",
     "files",
+    "journal",
     "networks",
     "data",
     "config",
     "engines",
     "compile",
     "measure",
+    "scale",
     "explain",
     "tables",
+    "pages",
     "vendor",
     "cli",
 )
 HEAVY = {
     "torch": {"networks/resnest.py", "engines/torch.py", "networks/checkpoint.py"},
     "nncf": set(),
-    "ray": set(),
+    "ray": {"scale/cluster.py"},
+    "pyarrow": {f"scale/{name}.py" for name in ("cluster", "parts", "rows", "run", "tally", "worker")},
+    "fsspec": {"scale/storage.py"},
+    "mlperf_loadgen": {"scale/sut.py"},
     "cv2": set(),
+    "playwright": set(),
 }
 
 
@@ -81,6 +88,7 @@ def test_importing_the_package_loads_nothing_heavy() -> None:
         "pydantic",
         "scipy",
         "PIL",
+        "jinja2",
         "rich",
         "typer",
     }
@@ -92,11 +100,27 @@ def test_help_loads_nothing_heavy() -> None:
         "sys.argv = ['nestforge', '--help']\n"
         "try: nestforge.cli.main()\n"
         "except SystemExit: pass\n"
-        "print('LOADED', ' '.join(sorted({name.split('.')[0] for name in sys.modules})))"
+        "print('LOADED', ' '.join(sorted({name.split('.')[0] for name, module in sys.modules.items() if module})))"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     loaded = set(out.rsplit("LOADED", 1)[1].split())
-    assert not loaded & {"numpy", "torch", "onnx", "openvino", "onnxruntime", "pydantic", "scipy", "PIL"}
+    assert not loaded & {"numpy", "torch", "onnx", "openvino", "onnxruntime", "pydantic", "scipy", "PIL", "jinja2"}
+
+
+def test_predict_loads_only_what_it_needs(artifacts: dict[str, Path], dataset: Path) -> None:
+    image = next(dataset.rglob("*.png"))
+    code = (
+        "import sys, nestforge.cli\n"
+        f"sys.argv = ['nestforge', 'predict', {str(artifacts['int8'])!r}, {str(image)!r}]\n"
+        "try: nestforge.cli.main()\n"
+        "except SystemExit: pass\n"
+        "print('LOADED', ' '.join(sorted(sys.modules)))"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    loaded = set(out.rsplit("LOADED", 1)[1].split())
+    assert "openvino" in loaded
+    unneeded = {"onnx", "onnx_ir", "onnxruntime", "torch", "scipy", "safetensors", "urllib.request"}
+    assert not loaded & {*unneeded, "rich.progress", "openvino.tools.ovc.convert", "nestforge.networks"}
 
 
 def test_main_path_works_without_torch(slim_onnx: Path) -> None:

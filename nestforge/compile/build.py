@@ -52,6 +52,7 @@ class BuildResult:
     engine: str
     files: dict[str, int]
     parity: Parity
+    rewrites: dict[str, int]
     kernels: dict[str, dict[str, int]]
     warnings: tuple[str, ...]
     seconds: float
@@ -123,6 +124,7 @@ def build(
             versions=_list_versions(engine),
             cpu_flags=read_machine().flags,
             parity=parity,
+            rewrites=prepared.rewrites,
             quantization=quantization,
             bound=bounded,
             kernels=_count_kernels(kernels),
@@ -136,6 +138,7 @@ def build(
         engine=resolved.engine,
         files=files,
         parity=parity,
+        rewrites=prepared.rewrites,
         kernels=manifest.kernels,
         warnings=warnings,
         seconds=time.perf_counter() - begin,

@@ -15,8 +15,8 @@ from nestforge.engines import get_engine
 from nestforge.engines.base import Images, Logits, Settings
 from nestforge.engines.machine import count_available_cores
 from nestforge.errors import ModelError
-from nestforge.files import StrPath, write_file_aside
-from nestforge.networks.checkpoint import fetch_checkpoint, hash_file, read_checkpoint
+from nestforge.files import StrPath, hash_file, write_file_aside
+from nestforge.networks.checkpoint import fetch_checkpoint, read_checkpoint
 from nestforge.networks.layers import (
     Weights,
     convert_macs_to_document_gflops,

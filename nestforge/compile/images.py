@@ -15,7 +15,7 @@ from nestforge.data.preprocess import Preprocess
 from nestforge.engines.base import Images
 from nestforge.engines.machine import count_available_cores
 from nestforge.errors import DataError
-from nestforge.networks.checkpoint import hash_file
+from nestforge.files import hash_file
 
 
 class BuildImages:

@@ -52,14 +52,14 @@ def read_onnx(path: Path) -> ir.Model:
         if opset < OLDEST_OPSET:
             proto = version_converter.convert_version(proto, CONVERTED_OPSET)
         model = ir.from_proto(proto)
+        LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+        RemoveInitializersFromInputsPass()(model)
+        NameFixPass()(model)
     except ModelError:
         raise
     except Exception as error:  # protobuf, the checker and the converter each have their own
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ModelError(f"{path} is not a valid ONNX model ({reason}); export it again") from error
-    LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
-    RemoveInitializersFromInputsPass()(model)
-    NameFixPass()(model)
     return model
 
 
@@ -85,8 +85,9 @@ def inspect_classifier(model: ir.Model) -> ImageClassifier:
         kind = value.dtype.name.lower() if value.dtype else "unknown"
         shown = ", ".join("?" if dim is None else str(dim) for dim in dims)
         raise ModelError(f"input {value.name!r} is ({shown}) {kind}; an image classifier takes (B, 3, H, W) float32")
-    probe = _with_input(model, dims[0] or 1, dims[2] or 224, dims[3] or 224)
-    proto = onnx.shape_inference.infer_shapes(probe, data_prop=True)
+    if not model.graph.outputs:
+        raise ModelError("the model has no output; make the class scores its only one")
+    proto = infer_shapes(model, dims[0] or 1, dims[2] or 224, dims[3] or 224)
     output = proto.graph.output[0].type.tensor_type.shape.dim
     classes = [dim.dim_value for dim in output]
     if len(classes) != 2 or classes[1] < 2:
@@ -129,7 +130,7 @@ def count_layer_macs(model: ir.Model, height: int, width: int) -> dict[str, int]
     shapes = read_shapes(proto)
     macs = {}
     for node in proto.graph.node:
-        if node.op_type not in ("Conv", "Gemm", "MatMul"):
+        if node.op_type not in ("Conv", "Gemm", "MatMul") or len(node.input) < 2:
             continue
         out, weight = shapes.get(node.output[0]), shapes.get(node.input[1])
         if not out or not weight:
@@ -143,8 +144,16 @@ def count_layer_macs(model: ir.Model, height: int, width: int) -> dict[str, int]
 
 
 def infer_shapes(model: ir.Model, batch: int, height: int, width: int) -> onnx.ModelProto:
-    """Return the model for one input size, with the type of every value as far as it can be known."""
-    return onnx.shape_inference.infer_shapes(_with_input(model, batch, height, width), data_prop=True)
+    """Return the model for one input size, with the type of every value as far as it can be known.
+
+    Raises:
+        ModelError: the shapes contradict each other.
+    """
+    try:
+        return onnx.shape_inference.infer_shapes(_with_input(model, batch, height, width), data_prop=True)
+    except Exception as error:  # onnx and protobuf each have their own
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ModelError(f"the model's shapes contradict each other ({reason}); export it again") from error
 
 
 def read_shapes(proto: onnx.ModelProto) -> dict[str, list[int]]:
@@ -164,6 +173,15 @@ def add_initializer(graph: ir.Graph, name: str, array: npt.NDArray[np.generic]) 
     value = ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
     graph.register_initializer(value)
     return value
+
+
+def make_split(graph: ir.Graph, value: ir.Value | None, parts: int, *, name: str) -> ir.Node:
+    """Return a node, not yet in the graph, that cuts the channels of `value` in equal parts."""
+    count = {"num_outputs": parts} if graph.opset_imports.get("", 0) >= 18 else {}
+    split = ir.node("Split", [value], {"axis": 1, **count}, num_outputs=parts, name=name)
+    for index, output in enumerate(split.outputs):
+        output.name = f"{name}{index}"
+    return split
 
 
 def _ends_in_softmax(model: ir.Model) -> bool:

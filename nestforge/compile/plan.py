@@ -13,7 +13,8 @@ from nestforge.compile.artifact import QuantizationRecord
 from nestforge.compile.calibrate import ChannelMean, Histogram, Range, observe_activations
 from nestforge.compile.images import BuildImages
 from nestforge.compile.onnxfile import count_graph_macs, serialize
-from nestforge.compile.passes.fold_batch_norm import fold_batch_norm
+from nestforge.compile.passes import rewrite_graph
+from nestforge.compile.passes.split_radix import find_origin
 from nestforge.compile.quantize import find_activations, find_convolutions, is_weighted, quantize_graph
 from nestforge.compile.source import Source
 from nestforge.config import BuildConfig, QuantizeSection
@@ -24,6 +25,7 @@ from nestforge.errors import ModelError
 from nestforge.progress import Progress, advance_over
 
 CALIBRATION_BATCH = 1
+MAX_REWRITE_DIFFERENCE = 1e-4  # relative to the largest output
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,9 +65,10 @@ class Prepared:
     """A build before anything is quantized."""
 
     config: BuildConfig
-    source: Source  # its graph is ready to be quantized: batch norms are folded
+    source: Source  # its graph is rewritten, ready to be quantized
     original: bytes  # the graph as it was given
     kernel_macs: int
+    rewrites: dict[str, int]  # places by pass
     images: BuildImages
     engine: Engine
     settings: Settings  # for the calibration images' batch
@@ -76,7 +79,8 @@ def prepare(config: BuildConfig, source: Source, progress: Progress) -> Prepared
     """Make a graph ready to be quantized, in place, and measure its ranges on the calibration images.
 
     Raises:
-        NestForgeError: as `plan_quantization`, and where the calibration images cannot be used.
+        NestForgeError: as `plan_quantization`; where the calibration images cannot be used, a convolution to skip
+            does not exist, or a rewriting turns out not to be exact.
     """
     engine = get_engine(config.engine)
     height, width = source.height, source.width
@@ -85,20 +89,45 @@ def prepare(config: BuildConfig, source: Source, progress: Progress) -> Prepared
     settings = Settings(batch=batch, height=height, width=width, threads=count_available_cores())
     original = serialize(source.model)
     kernel_macs = count_graph_macs(source.model, height, width)
-    fold_batch_norm(source.model)
+    skip = find_convolutions(source.model, config.quantize.skip_convolutions)
+    with progress("rewriting the graph", None):
+        rewrites = rewrite_graph(source.model, without=_choose_left_out(config))
+        _check_rewrites(source.model, original, images, engine, settings)
     plan = None
     if config.dtype == "int8":
-        plan = plan_quantization(source.model, config.quantize, images, engine, settings, progress)
+        skip = frozenset(str(node.name) for node in source.model.graph if find_origin(str(node.name)) in skip)
+        plan = plan_quantization(source.model, config.quantize, images, engine, settings, progress, skip=skip)
     return Prepared(
         config=config,
         source=source,
         original=original,
         kernel_macs=kernel_macs,
+        rewrites=rewrites,
         images=images,
         engine=engine,
         settings=settings,
         plan=plan,
     )
+
+
+def _choose_left_out(config: BuildConfig) -> frozenset[str]:
+    """Return the passes that the build file, or what was measured, leaves out."""
+    pays = config.engine == "openvino" and not read_machine().has_int8_dot_product
+    split_radix = pays if config.rewrites.split_radix == "auto" else config.rewrites.split_radix
+    wanted = {"unfold_radix": config.rewrites.unfold_radix, "split_radix": split_radix}
+    return frozenset(name for name, want in wanted.items() if not want)
+
+
+def _check_rewrites(model: ir.Model, original: bytes, images: BuildImages, engine: Engine, settings: Settings) -> None:
+    """Run one batch through both graphs: a rewriting that is not exact must not go unseen."""
+    batch = next(iter(images.load(settings.batch)))
+    expected, found = (engine.open(graph, settings).run(batch) for graph in (original, serialize(model)))
+    difference = float(np.abs(found - expected).max())
+    if not difference <= MAX_REWRITE_DIFFERENCE * float(np.abs(expected).max()):
+        raise ModelError(
+            f"rewriting the graph changed an output by {difference:.2g}; set rewrites.split_radix and "
+            "rewrites.unfold_radix to false, and report it"
+        )
 
 
 def plan_quantization(
@@ -108,15 +137,15 @@ def plan_quantization(
     engine: Engine,
     settings: Settings,
     progress: Progress,
+    *,
+    skip: frozenset[str] = frozenset(),
 ) -> QuantizationPlan:
     """Measure the ranges of every activation that `model` quantizes on the calibration images.
 
     Raises:
         ModelError: there is nothing to quantize, or an activation is not finite.
-        ConfigError: a convolution to skip does not exist.
         DataError: a calibration image cannot be read.
     """
-    skip = find_convolutions(model, section.skip_convolutions)
     names = list(find_activations(model, skip=skip))
     if not names:
         raise ModelError("the model has no convolution or matrix product with constant weights to quantize")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nestforge.errors import DataError, suggest_nearest
+from nestforge.files import read_small_file
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"})
 MAX_LABEL_BYTES = 16 << 20
@@ -97,9 +98,10 @@ def read_labels(path: Path) -> tuple[Label, ...]:
         DataError: missing, empty, too large or not UTF-8.
     """
     try:
-        if path.stat().st_size > MAX_LABEL_BYTES:
+        content = read_small_file(path, limit_bytes=MAX_LABEL_BYTES)
+        if len(content) > MAX_LABEL_BYTES:
             raise DataError(f"label file {path} is over {MAX_LABEL_BYTES >> 20} MiB; give one class name a line")
-        text = path.read_text(encoding="utf-8-sig")
+        text = content.decode("utf-8-sig")
     except OSError as error:
         raise DataError(f"cannot read label file {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
@@ -121,12 +123,8 @@ def format_label(label: Label) -> str:
     return f"{label.wnid}\t{label.name}" if label.wnid else label.name
 
 
-def match_classes(dataset: ImageFolder, labels: Sequence[Label]) -> list[int]:
-    """Return the class index of every image.
-
-    Raises:
-        DataError: images outside class folders, or a folder that no label is called; both sides are shown.
-    """
+def index_aliases(labels: Sequence[Label]) -> tuple[dict[str, int], set[str]]:
+    """Return the class index of every name a class may be called, and the names that mean more than one."""
     index_of: dict[str, int] = {}
     ambiguous: set[str] = set()
     for index, label in enumerate(labels):
@@ -135,6 +133,16 @@ def match_classes(dataset: ImageFolder, labels: Sequence[Label]) -> list[int]:
                 ambiguous.add(alias)
     for alias in ambiguous:
         del index_of[alias]
+    return index_of, ambiguous
+
+
+def match_classes(dataset: ImageFolder, labels: Sequence[Label]) -> list[int]:
+    """Return the class index of every image.
+
+    Raises:
+        DataError: images outside class folders, or a folder that no label is called; both sides are shown.
+    """
+    index_of, ambiguous = index_aliases(labels)
     if "" in dataset.folders:
         raise DataError(f"{dataset.root} has images outside class folders; give one subfolder per class")
     unknown = [folder for folder in dataset.classes if folder not in index_of]

@@ -12,11 +12,13 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from nestforge.data.preprocess import ImageHWC, Preprocess, normalize_images, read_image
+from nestforge.data.preprocess import ImageFile, Preprocess, load_image
 from nestforge.errors import DataError
 
-Element = TypeVar("Element", bound=np.generic)
+File = TypeVar("File", bound=ImageFile)
+Item = TypeVar("Item")
 Outcome = TypeVar("Outcome")
+LoadImage = Callable[[File], npt.NDArray[np.float32]]  # a file to (3, H, W), always of the same size
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,70 +39,56 @@ class Unreadable:
 
 
 def load_batches(
-    paths: Sequence[Path], preprocess: Preprocess, *, batch: int, workers: int
+    paths: Sequence[ImageFile], preprocess: Preprocess, *, batch: int, workers: int
 ) -> Iterator[Batch | Unreadable]:
-    """Yield the images in order as batches of up to `batch`, and at once an `Unreadable` for each that cannot be used.
+    """Yield the images in order as batches of up to `batch`, and an `Unreadable` for each that cannot be used.
 
-    At most `workers` images are being decoded while two batches' worth of decoded ones wait.
+    A thread loads a batch; at most `workers` batches are being loaded while as many wait.
     """
 
-    def finish(images: Sequence[ImageHWC]) -> npt.NDArray[np.float32]:
-        return normalize_images(np.stack(images), preprocess)
+    def load(indices: range) -> tuple[Batch | None, list[Unreadable]]:
+        return load_batch(paths, indices, lambda path: load_image(path, preprocess))
 
-    return batch_in_order(paths, lambda path: read_image(path, preprocess), finish, batch=batch, workers=workers)
+    for loaded, unreadable in map_in_order(split_indices(len(paths), batch), load, ahead=2 * workers, workers=workers):
+        yield from unreadable
+        if loaded is not None:
+            yield loaded
 
 
-def batch_in_order(
-    paths: Sequence[Path],
-    read: Callable[[Path], npt.NDArray[Element]],
-    finish: Callable[[Sequence[npt.NDArray[Element]]], npt.NDArray[np.float32]],
-    *,
-    batch: int,
-    workers: int,
-) -> Iterator[Batch | Unreadable]:
-    """Batch any arrays as `load_batches` does: `read` runs in threads, `finish` makes (B, 3, H, W) of up to B."""
+def split_indices(count: int, size: int) -> list[range]:
+    """Cut 0 to `count` - 1 into runs of `size`; the last may be shorter."""
+    return [range(begin, min(begin + size, count)) for begin in range(0, count, size)]
 
-    def flush() -> Batch:
-        done = Batch(indices=tuple(index for index, _ in ready), images_nchw=finish([image for _, image in ready]))
-        ready.clear()
-        return done
 
-    ready: list[tuple[int, npt.NDArray[Element]]] = []
-    for index, outcome in map_in_order(paths, read, ahead=workers + 2 * batch, workers=workers):
-        if isinstance(outcome, DataError):
-            yield Unreadable(index=index, path=paths[index], reason=str(outcome))
-            continue
-        if ready and outcome.shape != ready[0][1].shape:
-            yield flush()
-        ready.append((index, outcome))
-        if len(ready) == batch:
-            yield flush()
-    if ready:
-        yield flush()
+def load_batch(
+    paths: Sequence[File], indices: Sequence[int], load: LoadImage[File]
+) -> tuple[Batch | None, list[Unreadable]]:
+    """Load the images at `indices` as one batch, None if none can be used; those that cannot are listed."""
+    good: list[int] = []
+    images: list[npt.NDArray[np.float32]] = []
+    unreadable = []
+    for index in indices:
+        try:
+            images.append(load(paths[index]))
+            good.append(index)
+        except DataError as error:
+            unreadable.append(Unreadable(index=index, path=Path(str(paths[index])), reason=str(error)))
+    return Batch(indices=tuple(good), images_nchw=np.stack(images)) if images else None, unreadable
 
 
 def map_in_order(
-    paths: Sequence[Path], function: Callable[[Path], Outcome], *, ahead: int, workers: int
-) -> Iterator[tuple[int, Outcome | DataError]]:
-    """Yield (index, result of `function` or its DataError) in order; threads run at most `ahead` paths ahead."""
-
-    def call(path: Path) -> Outcome | DataError:
+    items: Sequence[Item], function: Callable[[Item], Outcome], *, ahead: int, workers: int
+) -> Iterator[Outcome]:
+    """Yield the results of `function` in order; threads run at most `ahead` items ahead of the reader."""
+    waiting: deque[Future[Outcome]] = deque()
+    with ThreadPoolExecutor(workers, thread_name_prefix="pipeline") as pool:
         try:
-            return function(path)
-        except DataError as error:
-            return error
-
-    waiting: deque[tuple[int, Future[Outcome | DataError]]] = deque()
-    with ThreadPoolExecutor(workers, thread_name_prefix="decode") as pool:
-        try:
-            for index, path in enumerate(paths):
-                waiting.append((index, pool.submit(call, path)))
+            for item in items:
+                waiting.append(pool.submit(function, item))
                 if len(waiting) >= ahead:
-                    first, future = waiting.popleft()
-                    yield first, future.result()
+                    yield waiting.popleft().result()
             while waiting:
-                first, future = waiting.popleft()
-                yield first, future.result()
+                yield waiting.popleft().result()
         finally:
-            for _, future in waiting:
+            for future in waiting:
                 future.cancel()

@@ -7,9 +7,10 @@ torchvision's transforms on PIL images give the same bytes.
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +28,12 @@ Side = Annotated[int, Field(ge=1, le=8192, strict=True)]
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+class ImageFile(Protocol):
+    """A whole image file: a `Path`, or bytes from elsewhere under the name that `str` gives."""
+
+    def read_bytes(self) -> bytes: ...
 
 
 class _Op(BaseModel):
@@ -152,7 +159,7 @@ def make_reference_preprocess(size: int) -> Preprocess:
     return Preprocess(ops=(ECenterCrop(size=size),))
 
 
-def decode_image(path: Path, *, exif_orientation: bool = False) -> Image.Image:
+def decode_image(path: ImageFile, *, exif_orientation: bool = False) -> Image.Image:
     """Decode any image Pillow knows to RGB.
 
     16-bit grey values are scaled to 8 bits, 32-bit ones (TIFF) clipped as Pillow does; alpha is dropped; the first
@@ -162,7 +169,11 @@ def decode_image(path: Path, *, exif_orientation: bool = False) -> Image.Image:
         DataError: not a readable image, float pixels, or more than `MAX_PIXELS`.
     """
     try:
-        with Image.open(path) as image:
+        if isinstance(path, Path) and path.exists() and not path.is_file():
+            raise DataError(f"{path}: not a regular file")  # a pipe would be waited for
+        with Image.open(path if isinstance(path, Path) else io.BytesIO(path.read_bytes())) as image:
+            if image.format == "EPS":
+                raise DataError(f"{path}: not an image but a program (EPS); save it as PNG")  # Pillow would run it
             if image.size[0] * image.size[1] > MAX_PIXELS:
                 raise DataError(f"{path}: {image.size[0]}x{image.size[1]} is more than {MAX_PIXELS:,} pixels")
             image.load()
@@ -183,7 +194,7 @@ def _convert_to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def read_image(path: Path, preprocess: Preprocess) -> ImageHWC:
+def read_image(path: ImageFile, preprocess: Preprocess) -> ImageHWC:
     """Return the image after all geometry: (H, W, 3) uint8 RGB.
 
     Raises:
@@ -198,14 +209,23 @@ def read_image(path: Path, preprocess: Preprocess) -> ImageHWC:
         raise DataError(f"{path}: cannot be preprocessed ({error})") from error
 
 
+def load_image(path: ImageFile, preprocess: Preprocess) -> npt.NDArray[np.float32]:
+    """Return the image as the network takes it: (3, H, W) float32.
+
+    Raises:
+        DataError: as `read_image`.
+    """
+    image: npt.NDArray[np.float32] = normalize_images(read_image(path, preprocess)[None], preprocess)[0]
+    return image
+
+
 def normalize_images(images_nhwc: npt.NDArray[np.uint8], preprocess: Preprocess) -> npt.NDArray[np.float32]:
     """Map (B, H, W, 3) uint8 to (B, 3, H, W) float32, bit for bit as torchvision's ToTensor and Normalize do."""
-    levels = np.arange(256, dtype=np.float32) / np.float32(255)
-    out = np.empty((len(images_nhwc), 3, *images_nhwc.shape[1:3]), np.float32)
-    for channel in range(3):
-        mean, std = np.float32(preprocess.mean[channel]), np.float32(preprocess.std[channel])
-        source = channel if preprocess.channels == "rgb" else 2 - channel
-        np.take((levels - mean) / std, images_nhwc[..., source], out=out[:, channel])
+    planes = images_nhwc.transpose(0, 3, 1, 2)
+    out = (planes if preprocess.channels == "rgb" else planes[:, ::-1]).astype(np.float32, order="C")
+    out /= np.float32(255)
+    out -= np.array(preprocess.mean, np.float32)[:, None, None]
+    out /= np.array(preprocess.std, np.float32)[:, None, None]
     return out
 
 

@@ -78,8 +78,8 @@ class Engine(Protocol):
         """Tell whether this machine executes `dtype` natively."""
         ...
 
-    def open(self, model: Path | bytes, settings: Settings) -> Session:
-        """Open an ONNX file or its bytes.
+    def open(self, model: Path | bytes, settings: Settings, *, sha256: str | None = None) -> Session:
+        """Open an ONNX file or its bytes; where its hash is given, an engine may keep what it compiled of it.
 
         Raises:
             EngineError: the engine cannot execute the model or the dtype here.

@@ -24,7 +24,7 @@ class FakeEngine:
     def supports(self, dtype: Dtype) -> bool:
         return True
 
-    def open(self, model: Path | bytes, settings: Settings) -> Session:
+    def open(self, model: Path | bytes, settings: Settings, *, sha256: str | None = None) -> Session:
         return _FakeSession(self, settings)
 
 

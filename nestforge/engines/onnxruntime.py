@@ -26,7 +26,7 @@ class ONNXRuntimeEngine:
     def supports(self, dtype: Dtype) -> bool:
         return dtype != "bf16"
 
-    def open(self, model: Path | bytes, settings: Settings) -> Session:
+    def open(self, model: Path | bytes, settings: Settings, *, sha256: str | None = None) -> Session:
         if not self.supports(settings.dtype):
             raise EngineError("onnxruntime has no bf16 convolutions on CPUs; use engine openvino or another dtype")
         options = onnxruntime.SessionOptions()

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import queue
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import openvino
 
 from nestforge.engines.base import Dtype, Images, Kernel, Logits, Session, Settings, run_padded
+from nestforge.engines.compiled import name_compiled, read_compiled, write_compiled
 from nestforge.errors import EngineError
 
 
@@ -33,12 +37,10 @@ class OpenVINOEngine:
     def supports(self, dtype: Dtype) -> bool:
         return dtype != "bf16" or "BF16" in self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
-    def open(self, model: Path | bytes, settings: Settings) -> Session:
+    def open(self, model: Path | bytes, settings: Settings, *, sha256: str | None = None) -> Session:
         if not self.supports(settings.dtype):
             raise EngineError("this CPU has no bf16 instructions; build with dtype fp32 or int8")
         try:
-            network = self._core.read_model(model if isinstance(model, bytes) else str(model))
-            network.reshape([settings.batch, settings.channels, settings.height, settings.width])
             # What an int8 graph leaves in float runs in float32: the answer then does not depend on the CPU.
             options = {
                 "INFERENCE_PRECISION_HINT": "bf16" if settings.dtype == "bf16" else "f32",
@@ -47,10 +49,35 @@ class OpenVINOEngine:
                 "ENABLE_CPU_PINNING": False,
                 "PERF_COUNT": settings.profile,
             }
-            return _OpenVINOSession(self._core.compile_model(network, "CPU", options), settings)
+            kept = self._name_compiled(sha256, settings, options) if sha256 and not settings.profile else None
+            compiled = self._import_compiled(kept, options) if kept else None
+            if compiled is None:
+                network = self._core.read_model(model if isinstance(model, bytes) else str(model))
+                network.reshape([settings.batch, settings.channels, settings.height, settings.width])
+                compiled = self._core.compile_model(network, "CPU", options)
+                if kept:
+                    write_compiled(kept, compiled.export_model().getvalue())
+            return _OpenVINOSession(compiled, settings)
         except RuntimeError as error:
             lines = [line for line in str(error).splitlines() if line.strip()]
             raise EngineError(f"openvino cannot open the model: {lines[-1] if lines else error}") from error
+
+    def _name_compiled(self, sha256: str, settings: Settings, options: dict[str, Any]) -> Path | None:
+        return name_compiled(
+            engine=f"{self.name} {self.version}",
+            model=sha256,
+            settings=asdict(settings),
+            options=options,
+            capabilities=self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"),
+            isa=os.environ.get("ONEDNN_MAX_CPU_ISA"),
+        )
+
+    def _import_compiled(self, kept: Path, options: dict[str, Any]) -> openvino.CompiledModel | None:
+        data = read_compiled(kept)
+        try:
+            return self._core.import_model(data, "CPU", options) if data else None
+        except RuntimeError:  # whatever it is, compiling the model says it better
+            return None
 
 
 class _OpenVINOSession:

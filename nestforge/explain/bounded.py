@@ -28,14 +28,15 @@ from nestforge.compile.onnxfile import serialize
 from nestforge.compile.plan import Prepared, QuantizationPlan
 from nestforge.config import BuildConfig, ValidationSection, read_config, tuples_from_lists
 from nestforge.data.imagefolder import choose_balanced, list_images, match_classes, parse_label
-from nestforge.data.loader import Unreadable, load_batches
+from nestforge.data.loader import Unreadable
+from nestforge.data.preprocess import load_image
 from nestforge.engines.base import Session, Settings
 from nestforge.engines.machine import count_available_cores, read_machine
 from nestforge.errors import ConfigError, DataError
 from nestforge.explain.sensitivity import DEFAULT_IMAGES, LayerSensitivity, measure_layers
 from nestforge.files import StrPath, check_output_folder, write_file_aside
 from nestforge.measure.benchmark import Run
-from nestforge.measure.classify import run_ahead
+from nestforge.measure.classify import run_in_order
 from nestforge.measure.statistics import bound_drop
 from nestforge.progress import Progress, silent
 
@@ -252,15 +253,13 @@ def _answer(
 ) -> npt.NDArray[np.int64]:
     """Return the best class of every validation image."""
     answers = np.empty(len(validation.paths), np.int64)
-    batches = load_batches(
-        validation.paths, prepared.source.preprocess, batch=session.settings.batch, workers=count_available_cores()
-    )
+    preprocess = prepared.source.preprocess
     with progress(f"validating, {description}", len(answers)) as advance:
-        for item, logits in run_ahead(session, batches):
+        workers = count_available_cores()
+        for item in run_in_order(session, validation.paths, lambda path: load_image(path, preprocess), workers=workers):
             if isinstance(item, Unreadable):
                 raise DataError(f"validation image {item.reason}; remove it and build again")
-            assert logits is not None
-            answers[list(item.indices)] = logits.argmax(1)
+            answers[list(item.indices)] = item.logits.argmax(1)
             advance(len(item.indices))
     return answers
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import threading
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,11 +85,13 @@ def bench(
     threads: int | None = None,
     seconds: float = 5.0,
     vs: StrPath | None = None,
+    verify: bool = True,
     progress: Progress = silent,
 ) -> Bench:
     """Measure an artifact for `seconds`, in rounds, after a warm-up; with `vs`, both in turns for `seconds` each.
 
     `threads` are shared by the streams and default to the cores this process may use (affinity, cgroup quota).
+    `verify` as `open_artifact`.
 
     Raises:
         ConfigError: a setting out of range.
@@ -100,20 +103,13 @@ def bench(
             raise ConfigError(f"{name} {value} is outside 1 to 4096")
     if not 0.1 <= seconds <= 86_400:
         raise ConfigError(f"seconds {seconds} is outside 0.1 to 86400")
-    artifacts = [open_artifact(path) for path in ([artifact] if vs is None else [artifact, vs])]
+    artifacts = [open_artifact(path, verify=verify) for path in ([artifact] if vs is None else [artifact, vs])]
     manifest = artifacts[0].manifest
     with progress("opening, and measuring the machine's peak", None):
         sessions = [opened.open_session(batch=batch, streams=streams, threads=threads) for opened in artifacts]
         runs = [Run(session) for session in sessions]
         peaks = [measure_peak(manifest.config.dtype, threads)]
-    with progress("measuring", ROUNDS * len(runs) + len(runs)) as advance:
-        for run in runs:
-            run.spend(WARM_UP_SECONDS, record=False)
-            advance(1)
-        for turn in range(ROUNDS):
-            for run in runs if turn % 2 == 0 else reversed(runs):
-                run.spend(seconds / ROUNDS, record=True)
-                advance(1)
+    run_in_turns(runs, seconds=seconds, progress=progress)
     # before and after: whatever else ran on the machine meanwhile only lowers a peak
     peaks.append(measure_peak(manifest.config.dtype, threads))
     peak = max((found for found in peaks if found), key=lambda found: found.macs_per_second, default=None)
@@ -137,6 +133,20 @@ def bench(
         machine=read_machine(),
         vs=_compare(runs, artifacts[1]) if len(artifacts) > 1 else None,
     )
+
+
+def run_in_turns(
+    runs: Sequence[Run], *, seconds: float, description: str = "measuring", progress: Progress = silent
+) -> None:
+    """Warm each run up, then give each `seconds` in rounds, whose order changes from round to round."""
+    with progress(description, ROUNDS * len(runs) + len(runs)) as advance:
+        for run in runs:
+            run.spend(WARM_UP_SECONDS, record=False)
+            advance(1)
+        for turn in range(ROUNDS):
+            for run in runs if turn % 2 == 0 else reversed(runs):
+                run.spend(seconds / ROUNDS, record=True)
+                advance(1)
 
 
 def _compare(runs: list[Run], other: Artifact) -> VersusBench:

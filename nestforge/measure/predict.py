@@ -33,15 +33,17 @@ class Prediction:
 
 
 def predict(
-    artifact: StrPath, images: Sequence[StrPath], *, top: int = 5, progress: Progress = silent
+    artifact: StrPath, images: Sequence[StrPath], *, top: int = 5, verify: bool = True, progress: Progress = silent
 ) -> list[Prediction]:
     """Classify images, in the order given; an unreadable one has an `error` and no classes.
+
+    `verify` as `open_artifact`.
 
     Raises:
         DataError: no image was given, or none could be read.
         ArtifactError: as `open_artifact`.
     """
-    opened = open_artifact(artifact)
+    opened = open_artifact(artifact, verify=verify)
     paths = [Path(image) for image in images]
     if not paths:
         raise DataError("no image given; name one or more image files")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import pickle
 import urllib.error
@@ -14,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from nestforge.errors import ModelError
+from nestforge.files import cache_folder, hash_file
 from nestforge.networks.layers import Weights, expected_shapes
 from nestforge.networks.zoo import Variant
 from nestforge.progress import Progress, silent
@@ -58,19 +58,6 @@ def fetch_checkpoint(variant: Variant, *, progress: Progress = silent) -> Path:
     if not found.startswith(str(variant.sha256_prefix)):
         raise ModelError(f"{path} has sha256 {found[:8]}..., not {variant.sha256_prefix}...; delete it and try again")
     return path
-
-
-def cache_folder() -> Path:
-    """Return the folder downloads are kept in."""
-    if folder := os.environ.get("NESTFORGE_CACHE"):
-        return Path(folder)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nestforge"
-
-
-def hash_file(path: Path) -> str:
-    """Return the sha256 of a file as hex digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _download(url: str, path: Path, progress: Progress) -> None:

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.markup import escape
 
 from nestforge.tables.explain import show_bound
-from nestforge.tables.layout import make_pairs_table
+from nestforge.tables.layout import escape, make_grid, make_pairs_table
 
 if TYPE_CHECKING:
+    from nestforge.compile.artifact import Explanation
     from nestforge.compile.build import BuildResult
     from nestforge.config import BuildConfig
 
@@ -21,7 +21,8 @@ def show_config(config: BuildConfig, console: Console) -> None:
     import yaml
 
     text = yaml.safe_dump(config.model_dump(mode="json", exclude_none=True), sort_keys=False, default_flow_style=None)
-    console.print(f"[bold]settings[/]\n{escape(text.rstrip())}", highlight=False, soft_wrap=True)
+    lines = "\n".join(map(escape, text.splitlines()))
+    console.print(f"[bold]settings[/]\n{lines}", highlight=False, soft_wrap=True)
 
 
 def show_build(result: BuildResult, console: Console) -> None:
@@ -35,6 +36,7 @@ def show_build(result: BuildResult, console: Console) -> None:
             f"cosine {parity.cosine:.6f}, max abs {parity.max_abs:.4g}, top-1 agreement "
             f"{parity.top1_agreement:.1%} on {parity.images} {parity.data} images",
         ),
+        ("rewritten", format_rewrites(result.rewrites)),
         ("kernels", format_kernels(result.kernels)),
         ("took", f"{result.seconds:.1f} s, at most {result.peak_rss_bytes / 1e9:.2f} GB resident"),
     ]
@@ -43,6 +45,42 @@ def show_build(result: BuildResult, console: Console) -> None:
         show_bound(result.bound, console)
     for warning in result.warnings:
         console.print(f"[yellow]warning:[/] {escape(warning)}")
+
+
+def show_explanation(result: Explanation, console: Console) -> None:
+    rows = [
+        (
+            gain.name,
+            "applied" if gain.applied else "left out",
+            str(gain.places),
+            f"{gain.latency_ms:.2f}",
+            f"{gain.other_latency_ms:.2f}",
+            f"{gain.ratio:.3f} [{gain.low:.3f}, {gain.high:.3f}]",
+        )
+        for gain in result.rewrites
+    ]
+    columns = ("rewriting", "here", "places", "ms as built", "ms switched", "throughput x [95%]")
+    if rows:
+        console.print(make_grid("optional rewritings, one image at a time", columns, rows))
+    total = sum(kernel.time_ms for kernel in result.kernels)
+    lines = [
+        (
+            kernel.layer_type,
+            kernel.precision,
+            str(kernel.count),
+            f"{kernel.time_ms:.3f}",
+            f"{kernel.time_ms / total:.1%}",
+        )
+        for kernel in result.kernels
+    ]
+    title = "time by layer type, as the engine reports it"
+    header = ("layers", "runs in", "count", "ms an image", "share")
+    console.print(make_grid(title, header, lines or [("the engine does not say", "", "", "", "")]))
+
+
+def format_rewrites(rewrites: Mapping[str, int]) -> str:
+    """Write which rewriting found how many places."""
+    return ", ".join(f"{name} {count}" for name, count in rewrites.items()) or "nothing"
 
 
 def format_kernels(kernels: Mapping[str, Mapping[str, int]]) -> str:
@@ -55,6 +93,11 @@ def format_kernels(kernels: Mapping[str, Mapping[str, int]]) -> str:
 
 
 def show_manifest(manifest: Mapping[str, Any], console: Console) -> None:
+    console.print(make_pairs_table("artifact", list_manifest_rows(manifest)))
+
+
+def list_manifest_rows(manifest: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return what a manifest says as names and values; a name may come again."""
     from nestforge.data.preprocess import parse_preprocess
 
     config, parity, quantization = manifest["config"], manifest["parity"], manifest["quantization"]
@@ -72,6 +115,7 @@ def show_manifest(manifest: Mapping[str, Any], console: Console) -> None:
             f"cosine {parity['cosine']:.6f}, max abs {parity['max_abs']:.4g}, top-1 agreement "
             f"{parity['top1_agreement']:.1%} on {parity['images']} {parity['data']} images",
         ),
+        ("rewritten", format_rewrites(manifest["rewrites"])),
         ("kernels", format_kernels(manifest["kernels"])),
     ]
     if quantization:
@@ -95,4 +139,4 @@ def show_manifest(manifest: Mapping[str, Any], console: Console) -> None:
     ]
     rows.append(("versions", ", ".join(f"{name} {version}" for name, version in manifest["versions"].items())))
     rows += [("warning", warning) for warning in manifest["warnings"]]
-    console.print(make_pairs_table("artifact", rows))
+    return rows

@@ -1,9 +1,8 @@
-"""Sensitivity and bounded builds as tables, and sensitivity as a plot."""
+"""Sensitivity and bounded builds as tables."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
-from xml.sax.saxutils import escape as escape_xml
 
 from rich.console import Console
 
@@ -12,8 +11,6 @@ from nestforge.tables.layout import make_grid
 if TYPE_CHECKING:
     from nestforge.compile.artifact import BoundRecord
     from nestforge.explain.sensitivity import Sensitivity
-
-ROW_HEIGHT, LABEL_WIDTH, BAR_WIDTH, MARGIN = 18, 250, 420, 24
 
 
 def show_sensitivity(result: Sensitivity, console: Console) -> None:
@@ -77,31 +74,3 @@ def show_bound(bound: BoundRecord, console: Console) -> None:
     console.print(make_grid(title, columns, rows))
     if bound.spared:
         console.print(f"in float: {', '.join(bound.spared)}", highlight=False, markup=False)
-
-
-def draw_sensitivity(result: Sensitivity) -> str:
-    """Return an SVG with a bar a layer: the noise it brings alone, as a share of the noisiest layer's."""
-    noise = [10 ** (-layer.alone_sqnr_db / 10) for layer in result.layers]
-    largest = max(noise, default=1.0)
-    width = LABEL_WIDTH + BAR_WIDTH + 130
-    height = 2 * MARGIN + 16 + ROW_HEIGHT * len(noise)
-    title = (
-        f"{result.artifact_or_config}: noise of each layer in int8 alone; all together {result.total_sqnr_db:.1f} dB"
-    )
-    lines = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
-        'font-family="sans-serif" font-size="12" role="img">',
-        f"<title>{escape_xml(title)}</title>",
-        f'<rect width="{width}" height="{height}" fill="white"/>',
-        f'<text x="8" y="{MARGIN}" font-weight="bold">{escape_xml(title)}</text>',
-    ]
-    for place, (layer, value) in enumerate(zip(result.layers, noise, strict=True)):
-        y = MARGIN + 16 + ROW_HEIGHT * place
-        length = max(BAR_WIDTH * value / largest, 0.5)
-        time = "" if layer.time_share is None else f", {layer.time_share:.1%} of the time"
-        lines += [
-            f'<text x="{LABEL_WIDTH - 8}" y="{y + 13}" text-anchor="end">{escape_xml(layer.name[-38:])}</text>',
-            f'<rect x="{LABEL_WIDTH}" y="{y + 3}" width="{length:.1f}" height="{ROW_HEIGHT - 5}" fill="#3b6ea5"/>',
-            f'<text x="{LABEL_WIDTH + length + 6:.1f}" y="{y + 13}">{layer.alone_sqnr_db:.1f} dB{time}</text>',
-        ]
-    return "\n".join([*lines, "</svg>"]) + "\n"

@@ -5,12 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from rich.markup import escape
+from rich.markup import escape as escape_markup
 from rich.table import Table
+
+from nestforge.errors import make_printable
 
 if TYPE_CHECKING:
     from nestforge.measure.benchmark import Latency
     from nestforge.measure.statistics import Rate
+
+
+def escape(text: str) -> str:
+    """Take text for what it is: no markup, no control characters."""
+    return escape_markup(make_printable(text))
 
 
 def format_rate(rate: Rate) -> str:

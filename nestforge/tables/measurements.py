@@ -6,14 +6,17 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.markup import escape
 
-from nestforge.tables.layout import format_latency, format_rate, make_grid, make_pairs_table
+from nestforge.tables.layout import escape, format_latency, format_rate, make_grid, make_pairs_table
 
 if TYPE_CHECKING:
     from nestforge.measure.benchmark import Bench
     from nestforge.measure.evaluate import Evaluation
+    from nestforge.measure.paired import ChangedAnswer
     from nestforge.measure.predict import Prediction
+    from nestforge.measure.tune import Tuning
+
+SHOWN = 10  # rows of a long list
 
 
 def show_predictions(predictions: Sequence[Prediction], console: Console) -> None:
@@ -39,10 +42,63 @@ def show_evaluation(result: Evaluation, console: Console) -> None:
             f"answers changed {vs.answers_changed}",
             highlight=False,
         )
+    show_classes(result, console)
+    if result.vs and result.vs.changed:
+        show_changed(result.vs.changed, console)
     if result.unreadable:
         console.print(f"[yellow]{len(result.unreadable)} unreadable, in no count:[/]")
         for image in result.unreadable[:20]:
             console.print(f"  {escape(image.reason)}", highlight=False)
+
+
+def show_classes(result: Evaluation, console: Console) -> None:
+    """Show the worst classes, by what they lost where there is another artifact."""
+    from nestforge.measure.paired import rank_classes
+
+    columns = ["class", "images", "top-1", *(["top-1 of vs", "difference", "changed"] if result.vs else [])]
+    rows = []
+    for row in rank_classes(result.classes)[:SHOWN]:
+        cells = [_cut_synonyms(row.label), str(row.images), f"{row.top1:.1%}"]
+        if row.vs_top1 is not None and row.difference is not None:
+            cells += [f"{row.vs_top1:.1%}", f"{100 * row.difference:+.1f} pp", str(row.changed)]
+        rows.append(cells)
+    console.print(make_grid(f"the worst {len(rows)} of {len(result.classes)} classes", columns, rows))
+
+
+def show_changed(changed: Sequence[ChangedAnswer], console: Console) -> None:
+    columns = ("image", "truth", "answer (probability, margin)", "answer of vs", "")
+    rows = [
+        (
+            f"{row.image.parent.name}/{row.image.name}",
+            _cut_synonyms(row.truth_label),
+            *(
+                f"{_cut_synonyms(choice.label)} ({choice.probability:.2f}, {choice.margin:.2f})"
+                for choice in (row.ours, row.theirs)
+            ),
+            row.kind,
+        )
+        for row in changed[:SHOWN]
+    ]
+    console.print(make_grid(f"{len(rows)} of {len(changed)} changed answers, the surest first", columns, rows))
+    if len(changed) > SHOWN:
+        console.print("all of them: --json FILE, or --changes FILE.csv", highlight=False)
+
+
+def _cut_synonyms(label: str) -> str:
+    """Return ``lesser panda`` of ``lesser panda, red panda, panda``."""
+    return label.split(",")[0]
+
+
+def show_tuning(result: Tuning, console: Console) -> None:
+    rows = []
+    for row in result.measured:
+        best = [name for name, one in (("latency", result.latency), ("throughput", result.throughput)) if one is row]
+        numbers = (str(row.batch), str(row.streams), str(row.threads))
+        rows.append((*numbers, f"{row.throughput_ips:.1f}", f"{row.latency_ms:.2f}", ", ".join(best)))
+    title = f"{result.artifact} on {result.cores} cores, {result.budget_seconds:g} s"
+    columns = ("batch", "streams", "threads", "images/s", "ms a request", "best for")
+    console.print(make_grid(title, columns, rows))
+    console.print("Written into the artifact; predict and evaluate use it on this machine.", highlight=False)
 
 
 def show_bench(result: Bench, console: Console) -> None:

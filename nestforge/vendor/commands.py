@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nestforge.errors import ConfigError, ModelError, run_command
+from nestforge.errors import ConfigError, ModelError, make_printable, run_command
 from nestforge.progress import show_bars
 
 if TYPE_CHECKING:
@@ -214,14 +214,14 @@ def _show(result: Any, show: Callable[[Any, Any], None]) -> None:
 
 def _warn(warnings: Iterable[str]) -> None:
     for warning in warnings:
-        print(f"warning: {warning}", file=sys.stderr)
+        print(f"warning: {make_printable(warning)}", file=sys.stderr)
 
 
 def _exit_on_unreadable(what: str, unreadable: tuple[tuple[Path, str], ...]) -> None:
     if unreadable:
         print(f"{len(unreadable)} {what} could not be read and were left out:", file=sys.stderr)
         for _, reason in unreadable:
-            print(f"  {reason}", file=sys.stderr)
+            print(f"  {make_printable(reason)}", file=sys.stderr)
         raise typer.Exit(1)
 
 

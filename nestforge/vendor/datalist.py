@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import multiprocessing
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,15 +12,18 @@ import numpy as np
 import numpy.typing as npt
 
 from nestforge.compile.artifact import MODEL_FILE, Manifest, open_artifact
-from nestforge.data.loader import Unreadable, batch_in_order
+from nestforge.data.loader import Unreadable
 from nestforge.engines.machine import count_available_cores
 from nestforge.errors import ConfigError, NestForgeError
-from nestforge.files import write_file_aside
-from nestforge.measure.classify import run_ahead, softmax
+from nestforge.files import read_small_file, remove_leftovers, write_file_aside
+from nestforge.measure.classify import run_in_order, softmax
 from nestforge.progress import Progress, silent
 from nestforge.vendor.npz import OUTPUT_KEY, RUN_FILE, hash_list, read_datalist, read_image_npz, write_npz
 from nestforge.vendor.vamp import VampSettings, check_settings
 from nestforge.vendor.vdsp import Vdsp
+from nestforge.vendor.workers import open_pool
+
+MAX_MARKER_BYTES = 1 << 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,8 +97,7 @@ def _work(shares: Sequence[_Share]) -> Iterator[tuple[int, str | None]]:
         for share in shares:
             yield from _run_share(share)
         return
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(len(shares), mp_context=context) as pool:
+    with open_pool(len(shares)) as pool:
         for outcomes in pool.map(_finish_share, shares):
             yield from outcomes
 
@@ -114,15 +114,17 @@ def _run_share(share: _Share) -> Iterator[tuple[int, str | None]]:
     assert vdsp is not None  # run_datalist checks it
     workers = max(1, count_available_cores() // settings.processes)
     session = artifact.open_session(batch=settings.batch, streams=settings.instances, threads=workers)
-    batches = batch_in_order(
-        share.paths, lambda path: vdsp.apply(read_image_npz(path)), np.stack, batch=settings.batch, workers=workers
-    )
-    for item, logits in run_ahead(session, batches):
-        if isinstance(item, Unreadable) or logits is None:
-            assert isinstance(item, Unreadable)
+    loaders = max(workers, settings.instances)
+    classes = artifact.manifest.classes
+
+    def load(path: Path) -> npt.NDArray[np.float32]:
+        return vdsp.apply(read_image_npz(path))
+
+    for item in run_in_order(session, share.paths, load, workers=loaders, classes=classes):
+        if isinstance(item, Unreadable):
             yield share.indices[item.index], item.reason
             continue
-        rows: npt.NDArray[np.floating] = logits if artifact.manifest.gives_probabilities else softmax(logits)
+        rows: npt.NDArray[np.floating] = item.logits if artifact.manifest.gives_probabilities else softmax(item.logits)
         for place, row in zip(item.indices, rows, strict=True):
             index = share.indices[place]
             write_npz(share.output / name_result(index, share.total), OUTPUT_KEY, row.astype(np.float32))
@@ -142,7 +144,8 @@ def _claim_output(output: Path, run: dict[str, str]) -> None:
     marker = output / RUN_FILE
     try:
         output.mkdir(parents=True, exist_ok=True)
-        earlier = json.loads(marker.read_text(encoding="utf-8")) if marker.is_file() else None
+        remove_leftovers(output)
+        earlier = json.loads(read_small_file(marker, limit_bytes=MAX_MARKER_BYTES)) if marker.exists() else None
         occupied = any(path.suffix == ".npz" for path in output.iterdir())
     except OSError as error:
         raise NestForgeError(f"cannot use {output}: {error.strerror}; choose another --path_output") from error

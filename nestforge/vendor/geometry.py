@@ -131,13 +131,13 @@ def check_vdsp(manifest: Manifest, vdsp: Vdsp) -> tuple[str, ...]:
     return tuple(compare_sights(describe_vdsp(vdsp), expected, what="vdsp_params", reference=reference))
 
 
-def check_artifact(artifact: Path, vdsp_params: Path | None = None) -> tuple[str, ...]:
+def check_artifact(artifact: Path, vdsp_params: Path | None = None, *, verify: bool = True) -> tuple[str, ...]:
     """Compare an artifact's preprocessing, and that of a vdsp_params file, with what the model was published with.
 
     Raises:
         ArtifactError, ConfigError: the artifact or the file cannot be used, or they differ in the input's size.
     """
-    manifest = open_artifact(artifact).manifest
+    manifest = open_artifact(artifact, verify=verify).manifest
     published = find_published_preprocess(manifest)
     lines: list[str] = []
     if published is not None:

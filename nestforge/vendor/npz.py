@@ -17,7 +17,7 @@ from nestforge.data.loader import map_in_order
 from nestforge.data.preprocess import MAX_PIXELS, decode_image
 from nestforge.engines.machine import count_available_cores
 from nestforge.errors import DataError
-from nestforge.files import write_file_aside
+from nestforge.files import read_small_file, remove_leftovers, write_file_aside
 from nestforge.progress import Progress, silent
 
 INPUT_KEY, OUTPUT_KEY = "input_0", "output_0"
@@ -56,18 +56,23 @@ def convert_images(
     for parent in {path.parent for path in outputs}:
         try:
             parent.mkdir(parents=True, exist_ok=True)
+            remove_leftovers(parent)
         except OSError as error:
             raise DataError(f"cannot create {parent}: {error.strerror}; choose another target") from error
     output_of = dict(zip(folder.paths, outputs, strict=True))
 
-    def convert(path: Path) -> bool:
+    def convert(path: Path) -> bool | DataError:
         output = output_of[path]
+        if not _fits_list(output):
+            return DataError(f"{path}: a line break, or bytes that are no text, cannot stand in a list; rename it")
         try:
             if output.is_file() and output.stat().st_mtime_ns >= path.stat().st_mtime_ns:
                 return False
+            image_hwc = np.asarray(decode_image(path))
         except OSError as error:
-            raise DataError(f"{path}: {error.strerror}") from error
-        image_hwc = np.asarray(decode_image(path))
+            return DataError(f"{path}: {error.strerror}")
+        except DataError as error:
+            return error
         write_npz(output, INPUT_KEY, np.ascontiguousarray(image_hwc.transpose(2, 0, 1)))
         return True
 
@@ -76,7 +81,8 @@ def convert_images(
     good: list[Path] = []
     written = 0
     with progress("converting", len(outputs)) as advance:
-        for index, outcome in map_in_order(folder.paths, convert, ahead=4 * workers, workers=workers):
+        outcomes = map_in_order(folder.paths, convert, ahead=4 * workers, workers=workers)
+        for index, outcome in enumerate(outcomes):
             advance(1)
             if isinstance(outcome, DataError):
                 unreadable.append((folder.paths[index], str(outcome)))
@@ -100,10 +106,13 @@ def _name_outputs(folder: ImageFolder, target: Path) -> list[Path]:
         output = root / name / f"{path.stem}.npz"
         if output in outputs:
             raise DataError(f"{outputs[output]} and {path} would both become {output}; rename one")
-        if len(str(output).splitlines()) != 1:
-            raise DataError(f"{str(path)!r} has a line break in its name, which a list cannot hold; rename it")
         outputs[output] = path
     return list(outputs)
+
+
+def _fits_list(path: Path) -> bool:
+    text = str(path)
+    return text.splitlines() == [text.strip()] and text.encode(errors="replace").decode() == text
 
 
 def write_datalist(path: Path, files: Sequence[Path]) -> None:
@@ -119,9 +128,10 @@ def read_datalist(path: Path) -> ImageFolder:
         DataError: missing, not text, empty, or a path that stands in it twice.
     """
     try:
-        if path.stat().st_size > MAX_LIST_BYTES:
+        content = read_small_file(path, limit_bytes=MAX_LIST_BYTES)
+        if len(content) > MAX_LIST_BYTES:
             raise DataError(f"{path} is over {MAX_LIST_BYTES >> 30} GiB; give a list with one npz path a line")
-        text = path.read_text(encoding="utf-8")
+        text = content.decode("utf-8")
     except OSError as error:
         raise DataError(f"cannot read datalist {path}: {error.strerror}; make it with image2npz.py") from error
     except ValueError as error:
@@ -170,6 +180,8 @@ def read_npz(path: Path, key: str, *, max_values: int) -> npt.NDArray[Any]:
         DataError: missing, damaged, no such key, not numbers, or more than `max_values`.
     """
     try:
+        if path.exists() and not path.is_file():
+            raise DataError(f"{path} is not a regular file; it was not read")
         with zipfile.ZipFile(path) as archive:
             if f"{key}.npy" not in archive.namelist():
                 raise DataError(

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import resource
 import time
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import as_completed
 from dataclasses import dataclass
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
+from threading import BrokenBarrierError
 
 import numpy as np
 
 from nestforge.compile.artifact import open_artifact
 from nestforge.compile.build import read_peak_rss_bytes
 from nestforge.engines.machine import count_available_cores
-from nestforge.errors import ConfigError
+from nestforge.errors import ConfigError, EngineError, NestForgeError
 from nestforge.measure.benchmark import Latency, Run
 from nestforge.vendor.geometry import check_vdsp
 from nestforge.vendor.vdsp import Vdsp, check_output_size, read_vdsp
+from nestforge.vendor.workers import CONTEXT, open_pool
 
 WARM_UP_SECONDS = 1.0
 BARRIER_SECONDS = 600.0
@@ -116,13 +117,9 @@ def measure_vamp(
     if settings.processes == 1:
         parts = [_measure(settings, seconds, iterations, None)]
     else:
-        context = multiprocessing.get_context("spawn")
-        barrier = context.Barrier(settings.processes)
-        with ProcessPoolExecutor(
-            settings.processes, mp_context=context, initializer=_keep_barrier, initargs=(barrier,)
-        ) as pool:
+        with open_pool(settings.processes, _keep_barrier, CONTEXT.Barrier(settings.processes)) as pool:
             futures = [pool.submit(_measure_together, settings, seconds, iterations) for _ in range(settings.processes)]
-            parts = [future.result() for future in futures]
+            parts = [future.result() for future in as_completed(futures)]
     latencies_ms = [latency for part in parts for latency in part.latencies_ms]
     p50, p90, p99 = (float(value) for value in np.percentile(latencies_ms, [50, 90, 99]))
     return VampBench(
@@ -153,7 +150,13 @@ def _keep_barrier(barrier: Barrier) -> None:
 
 
 def _measure_together(settings: VampSettings, seconds: float, iterations: int | None) -> _Measured:
-    return _measure(settings, seconds, iterations, _barriers[0])
+    try:
+        return _measure(settings, seconds, iterations, _barriers[0])
+    except NestForgeError:
+        _barriers[0].abort()  # the others would wait for this process
+        raise
+    except BrokenBarrierError as error:
+        raise EngineError("another process could not take part in the measurement") from error
 
 
 def _measure(settings: VampSettings, seconds: float, iterations: int | None, barrier: Barrier | None) -> _Measured:

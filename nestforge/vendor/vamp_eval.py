@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from nestforge.data.imagefolder import ImageFolder, Label, match_classes, read_imagenet_labels, read_labels
 from nestforge.errors import DataError
-from nestforge.files import write_file_aside
+from nestforge.files import read_small_file, write_file_aside
 from nestforge.measure.statistics import Rate, compute_rate
 from nestforge.progress import Progress, silent
 from nestforge.vendor.npz import OUTPUT_KEY, RUN_FILE, hash_list, read_datalist, read_npz
@@ -107,7 +107,7 @@ def _list_results(result_path: Path, folder: ImageFolder) -> list[Path]:
             "run vamp again until none is missing, or take unreadable images off the list"
         )
     marker = result_path / RUN_FILE
-    if marker.is_file() and hash_list(folder.paths) not in marker.read_text(encoding="utf-8", errors="replace"):
+    if marker.is_file() and hash_list(folder.paths).encode() not in read_small_file(marker, limit_bytes=1 << 16):
         raise DataError(f"{result_path} holds the results of another list than {folder.root}; run vamp on this one")
     return results
 

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from nestforge.config import explain_invalid, tuples_from_lists
 from nestforge.errors import ConfigError, DataError
+from nestforge.files import read_small_file
 from nestforge.vendor.resize import ImageCHW, resize_as_opencv, resize_as_pillow
 
 MAX_JSON_BYTES = 1 << 20
@@ -139,9 +140,10 @@ def read_vdsp(path: Path) -> Vdsp:
         ConfigError: missing, not JSON, an unknown key, or a geometry that is impossible in itself.
     """
     try:
-        if path.stat().st_size > MAX_JSON_BYTES:
+        content = read_small_file(path, limit_bytes=MAX_JSON_BYTES)
+        if len(content) > MAX_JSON_BYTES:
             raise ConfigError(f"{path} is over {MAX_JSON_BYTES >> 10} KiB; that is no vdsp_params file")
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = json.loads(content.decode("utf-8"))
     except OSError as error:
         raise ConfigError(f"cannot read vdsp_params {path}: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
@@ -159,6 +161,8 @@ def parse_vdsp(data: object, *, source: str) -> Vdsp:
         return Vdsp.model_validate(tuples_from_lists(data))
     except ValidationError as error:
         raise ConfigError(f"{source}: {explain_invalid(error, Vdsp)}") from error
+    except RecursionError as error:
+        raise ConfigError(f"{source} is nested too deep; write it as the vendor's vdsp_params") from error
 
 
 def check_output_size(vdsp: Vdsp, *, height: int, width: int, artifact: Path) -> None:

@@ -34,7 +34,7 @@ def test_int8_artifact(artifacts: dict[str, Path]) -> None:
     assert manifest["warnings"] == []
     assert manifest["parity"]["cosine"] > 0.98
     assert manifest["parity"]["data"] == "calibration"
-    assert manifest["quantization"]["weighted_layers"] == 28
+    assert manifest["quantization"]["weighted_layers"] == 28 + 2 * manifest["rewrites"].get("split_radix", 0)
     assert manifest["quantization"]["saturation_avoided"] is not read_machine().has_int8_dot_product
     assert len(manifest["inputs"]) == 20 + 1  # the images and the labels
     assert all(len(record["sha256"]) == 64 for record in manifest["inputs"].values())

@@ -15,6 +15,7 @@ from nestforge.data.preprocess import (
     Preprocess,
     Resize,
     decode_image,
+    load_image,
     make_reference_preprocess,
     normalize_images,
     parse_preprocess,
@@ -54,6 +55,29 @@ def test_ecenter_crop_on_every_photograph(photos: Path) -> None:
         with Image.open(path) as image:
             expected = crop_as_the_document(image.convert("RGB"), size)
         assert np.array_equal(read_image(path, make_reference_preprocess(size)), expected), path
+
+
+@pytest.mark.parametrize("quality", [30, 95])
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+@pytest.mark.parametrize("progressive", [False, True])
+@pytest.mark.parametrize("sampling", ["4:4:4", "4:2:2", "4:2:0"])
+def test_every_kind_of_jpeg_is_the_documents(
+    mode: str, sampling: str, progressive: bool, quality: int, tmp_path: Path
+) -> None:
+    rng = np.random.default_rng(0)
+    path = tmp_path / "x.jpg"
+    image = Image.fromarray(rng.integers(0, 256, (41, 29, 3), np.uint8)).resize((131, 97)).convert(mode)
+    image.save(path, quality=quality, subsampling=sampling, progressive=progressive)
+    with Image.open(path) as image:
+        expected = crop_as_the_document(image.convert("RGB"), 56)
+    assert np.array_equal(read_image(path, make_reference_preprocess(56)), expected)
+
+
+def test_load_image_is_read_and_normalize(dataset: Path) -> None:
+    preprocess = make_reference_preprocess(32)
+    path = next(dataset.rglob("*.png"))
+    expected = normalize_images(read_image(path, preprocess)[None], preprocess)[0]
+    assert np.array_equal(load_image(path, preprocess), expected)
 
 
 def test_normalize_equals_torch_bit_for_bit() -> None:

@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+import importlib
 import shutil
+import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
 import pytest
 
+from nestforge.compile.artifact import Artifact, open_artifact
 from nestforge.compile.build import build
 from nestforge.config import parse_config
+from nestforge.data.imagefolder import list_images
+from nestforge.data.loader import Unreadable
 from nestforge.data.preprocess import make_reference_preprocess, normalize_images, read_image
-from nestforge.errors import ArtifactError, ConfigError, DataError
+from nestforge.engines.base import Images, Kernel, Logits, Session
+from nestforge.errors import ArtifactError, ConfigError, DataError, EngineError
+from nestforge.measure.classify import Answer, classify_in_session
 from nestforge.measure.evaluate import evaluate
 from nestforge.measure.predict import predict
 from tests.conftest import CLASSES
+
+module = importlib.import_module("nestforge.measure.evaluate")
 
 
 def count_by_hand(artifact: Path, dataset: Path) -> tuple[int, int, dict[Path, np.ndarray]]:
@@ -114,3 +125,123 @@ def test_predict(artifacts: dict[str, Path], dataset: Path, tmp_path: Path) -> N
         predict(artifacts["fp32"], [broken])
     with pytest.raises(DataError, match="no image given"):
         predict(artifacts["fp32"], [])
+
+
+class StopError(Exception):
+    pass
+
+
+@pytest.mark.parametrize("vs", [None, "int8"])
+def test_an_interrupted_evaluation_goes_on(
+    vs: str | None, artifacts: dict[str, Path], dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped again and again, it never classifies an image again that a journal holds."""
+    monkeypatch.setenv("NESTFORGE_CACHE", str(tmp_path))
+    monkeypatch.setattr(module, "CHUNK_SECONDS", 0)
+    (tmp_path / "data").mkdir()
+    data = tmp_path / "data" / "set"
+    shutil.copytree(dataset, data)
+    (data / "coat" / "1.png").write_bytes(b"gone")
+    other = artifacts[vs] if vs else None
+    expected = evaluate(artifacts["fp32"], data, vs=other)
+    real = module.classify_images
+    classified: list[tuple[str, Path]] = []
+
+    def stop_after_a_while(artifact: Artifact, paths: list[Path], **options: Any) -> Iterator[Answer | Unreadable]:
+        for count, item in enumerate(real(artifact, paths, **options)):
+            if count >= 17:
+                raise StopError
+            yield item
+            if isinstance(item, Answer):
+                classified.append((artifact.folder.name, paths[item.index]))
+
+    monkeypatch.setattr(module, "classify_images", stop_after_a_while)
+    runs = 0
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="going on with an interrupted evaluation")
+        while True:
+            runs += 1
+            try:
+                found = evaluate(artifacts["fp32"], data, vs=other)
+                break
+            except StopError:
+                assert list((tmp_path / "journals").iterdir())
+    assert found == expected
+    assert runs == (3 if vs is None else 5)
+    assert len(set(classified)) == len(classified)
+    assert not list((tmp_path / "journals").iterdir())
+
+
+def test_another_artifact_or_a_changed_image_starts_again(
+    artifacts: dict[str, Path], dataset: Path, tmp_path: Path
+) -> None:
+    data = tmp_path / "set"
+    shutil.copytree(dataset, data)
+    opened = {name: open_artifact(folder) for name, folder in artifacts.items()}
+    paths = list_images(data).paths
+
+    def identify(name: str = "fp32") -> dict[str, Any]:
+        return module._identify_work(opened[name], paths)
+
+    first = identify()
+    assert identify() == first
+    assert identify("int8") != first
+    paths[5].chmod(0o600)
+    second = identify()
+    assert second != first
+    paths = paths[:-1]
+    assert identify() != second
+
+
+def test_an_engine_that_fails_once_is_asked_again(artifacts: dict[str, Path], dataset: Path) -> None:
+    opened = open_artifact(artifacts["fp32"])
+    paths = list_images(dataset).paths
+
+    def classify(session: Session) -> list[Answer | Unreadable]:
+        return list(classify_in_session(opened, session, paths, top=5, workers=1))
+
+    expected = classify(opened.open_session(batch=8))
+    for fault in FAULTS:
+        session = FaultySession(opened.open_session(batch=8), fault, times=1)
+        with pytest.warns(UserWarning, match="a batch of 8 images failed and is run once more"):
+            assert classify(session) == expected
+        with (
+            pytest.warns(UserWarning, match="run once more"),
+            pytest.raises(EngineError, match=r"broken|not finite|scores for 8 images of 10 classes"),
+        ):
+            classify(FaultySession(opened.open_session(batch=8), fault, times=2))
+
+
+def fail(scores: Logits) -> Logits:
+    raise EngineError("broken")
+
+
+def spoil(scores: Logits) -> Logits:
+    return np.where(scores == scores.max(), np.nan, scores)
+
+
+def cut(scores: Logits) -> Logits:
+    return scores[:, :-1]
+
+
+FAULTS = (fail, spoil, cut)
+
+
+class FaultySession:
+    """Its third batch goes wrong, for `times` tries."""
+
+    def __init__(self, session: Session, fault: Callable[[Logits], Logits], *, times: int) -> None:
+        self.settings = session.settings
+        self._session, self._fault = session, fault
+        self._calls, self._wrong = 0, range(3, 3 + times)
+
+    def run(self, images_nchw: Images) -> Logits:
+        self._calls += 1
+        scores = self._session.run(images_nchw)
+        return self._fault(scores) if self._calls in self._wrong else scores
+
+    def run_all(self, images_nchw: Images) -> dict[str, Logits]:
+        return self._session.run_all(images_nchw)
+
+    def list_kernels(self) -> list[Kernel]:
+        return []

@@ -1,0 +1,36 @@
+"""Rewritings of the float32 graph: each exact, in the order in which they are applied."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from nestforge.compile.passes.fold_batch_norm import fold_batch_norm
+from nestforge.compile.passes.fold_shapes import fold_shapes
+from nestforge.compile.passes.split_radix import split_radix
+from nestforge.compile.passes.unfold_radix import unfold_radix
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pass:
+    """A rewriting: `rewrite` changes a graph in place and returns how many places it found."""
+
+    name: str
+    rewrite: Callable[[ir.Model], int]
+    effect: str  # one line for people
+
+
+PASSES = (
+    Pass(name="fold_batch_norm", rewrite=fold_batch_norm, effect="batch norms become weights and biases"),
+    Pass(name="fold_shapes", rewrite=fold_shapes, effect="known sizes are not asked of activations"),
+    Pass(name="unfold_radix", rewrite=unfold_radix, effect="sums over radix stay in four dimensions"),
+    Pass(name="split_radix", rewrite=split_radix, effect="radix parts are computed apart, not cut out"),
+)
+
+
+def rewrite_graph(model: ir.Model, *, without: frozenset[str] = frozenset()) -> dict[str, int]:
+    """Apply every pass but those named, in place; return the number of places by name, where there were any."""
+    counts = {step.name: step.rewrite(model) for step in PASSES if step.name not in without}
+    return {name: count for name, count in counts.items() if count}

@@ -1,0 +1,251 @@
+"""kill -9 at random moments: the work goes on, nothing is lost, and nothing counts twice.
+
+    python benchmarks/kills.py [--kills 200] [--work evaluate vamp ...] [--seed 0] [-o benchmarks/results/kills.json]
+
+Each work is run once without a disturbance. Then it is started, killed after a random part of that time, and started
+again, until it ends by itself; its result must be the undisturbed one, byte for byte and with no file more. The images
+that all the runs classified (or converted), beyond the number there are, were done twice.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from rich.console import Console
+
+import nestforge
+from nestforge.config import parse_config
+from nestforge.engines.machine import read_machine
+from nestforge.files import write_json
+from nestforge.progress import show_bars
+from nestforge.tables.layout import make_grid
+
+ROOT = Path(__file__).parents[1]
+SAMPLE = ROOT / "examples" / "fashion_mnist" / "sample.zip"
+CONFIG = ROOT / "configs" / "fashion_mnist_int8.yaml"
+VDSP = {
+    "OpType": "FUSION_OP_RGB_RESIZE_CVTCOLOR_NORM_TENSOR",
+    "OpConfig": {
+        "OimageWidth": 56,
+        "OimageHeight": 56,
+        "Mean": [0.286, 0.286, 0.286],
+        "Std": [0.353, 0.353, 0.353],
+        "NormaType": "DIV255_MINUSMEAN_DIVSTD",
+        "ResizeType": "BILINEAR_PILLOW",
+    },
+}
+
+
+@dataclass(frozen=True)
+class Work:
+    """A command line; `results` are what it makes in `out`: a file that stands first is written at the very end."""
+
+    arguments: Callable[[Path, Path], tuple[str, ...]]  # of the folder of inputs and of `out`
+    results: tuple[str, ...]
+
+
+WORKS = {
+    "evaluate": Work(
+        lambda data, out: ("nestforge", "evaluate", f"{data}/int8", f"{data}/images", "--json", f"{out}/result.json"),
+        ("result.json",),
+    ),
+    "evaluate --vs": Work(
+        lambda data, out: (
+            *("nestforge", "evaluate", f"{data}/int8", f"{data}/images", "--vs", f"{data}/fp32"),
+            *("--json", f"{out}/result.json"),
+        ),
+        ("result.json",),
+    ),
+    "image2npz": Work(
+        lambda data, out: (
+            *("image2npz", "--dataset_path", f"{data}/images", "--target_path", f"{out}/npz"),
+            *("--text_path", f"{out}/list.txt"),
+        ),
+        ("list.txt", "npz"),
+    ),
+    "vamp": Work(lambda data, out: _vamp(data, out, "-b", "8", "-i", "2"), ("results",)),
+    "build, bounded": Work(
+        lambda data, out: ("nestforge", "build", f"{data}/bounded.yaml", "--set", f"output={out}/artifact"),
+        ("artifact/model.onnx",),  # the manifest holds measured times
+    ),
+    "vamp -p 2": Work(lambda data, out: _vamp(data, out, "-b", "4", "-p", "2"), ("results",)),
+}
+
+
+def _vamp(data: Path, out: Path, *flags: str) -> tuple[str, ...]:
+    model = ("vamp", "-m", f"{data}/int8", "--vdsp_params", f"{data}/vdsp.json", *flags)
+    return (*model, "--datalist", f"{data}/list.txt", "--path_output", f"{out}/results")
+
+
+def run_child(counter: Path, tool: str, arguments: list[str]) -> None:
+    """Be the command line, and add a byte to `counter` for every image done: that survives a kill."""
+    from nestforge import cli
+    from nestforge.engines import openvino
+    from nestforge.vendor import commands, npz
+
+    file = os.open(counter, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    run, write = openvino._OpenVINOSession.run, npz.write_npz
+
+    def count_run(self: Any, images_nchw: Any) -> Any:
+        scores = run(self, images_nchw)
+        os.write(file, b"." * len(images_nchw))
+        return scores
+
+    def count_write(*arguments: Any) -> None:
+        write(*arguments)
+        os.write(file, b".")
+
+    if tool == "image2npz":
+        npz.write_npz = count_write
+    else:
+        openvino._OpenVINOSession.run = count_run  # type: ignore[method-assign]
+    sys.argv = [tool, *arguments]
+    {"nestforge": cli.main, "vamp": commands.vamp, "image2npz": commands.image2npz}[tool]()
+
+
+def prepare(folder: Path, repeat: int) -> None:
+    """Unpack the shipped images `repeat` times, build the artifacts, convert the images."""
+    with zipfile.ZipFile(SAMPLE) as archive:
+        archive.extractall(folder / "sample")
+    for image in (folder / "sample" / "test").rglob("*.png"):
+        target = folder / "images" / image.parent.name
+        target.mkdir(parents=True, exist_ok=True)
+        for number in range(repeat):
+            (target / f"{number}_{image.name}").hardlink_to(image)
+    config = yaml.safe_load(CONFIG.read_text())
+    config["model"]["onnx"] = str(ROOT / config["model"]["onnx"])
+    config["labels"] = str(ROOT / config["labels"])
+    config["calibration"] = {"data": str(folder / "sample" / "calibration"), "count": 50}
+    for dtype in ("int8", "fp32"):
+        nestforge.build(parse_config(config | {"dtype": dtype, "output": str(folder / dtype)}, source="kills"))
+    config["quantize"] |= {"max_drop": 5, "validation": {"data": str(folder / "images")}}
+    (folder / "bounded.yaml").write_text(yaml.safe_dump(config))
+    (folder / "vdsp.json").write_text(json.dumps(VDSP))
+    command = WORKS["image2npz"].arguments(folder, folder)
+    run_until(command, folder / "unused", None)
+
+
+def run_until(arguments: tuple[str, ...], counter: Path, seconds: float | None) -> tuple[bool, float]:
+    """Run the command and kill it after `seconds`; return whether it came to its end, and how long it ran."""
+    begin = time.perf_counter()
+    environment = os.environ | {"NESTFORGE_CACHE": str(counter.parent / "cache")}
+    process = subprocess.Popen(
+        [sys.executable, __file__, "--child", str(counter), *arguments],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        env=environment,
+        text=True,
+    )
+    try:
+        _, stderr = process.communicate(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        return process.returncode == 0, time.perf_counter() - begin
+    if process.returncode != 0:
+        raise SystemExit(f"{' '.join(arguments)} failed with {process.returncode}: {stderr}")
+    return True, time.perf_counter() - begin
+
+
+def read_results(work: Work, out: Path) -> dict[str, bytes]:
+    """Return every file of the results, hidden ones too, with the folder's own name taken out of the content."""
+    found = {}
+    for name in work.results:
+        paths = sorted((out / name).rglob("*")) if (out / name).is_dir() else [out / name]
+        for path in paths:
+            if path.is_file():
+                found[str(path.relative_to(out))] = path.read_bytes().replace(str(out).encode(), b"OUT")
+    return found
+
+
+def try_work(name: str, data: Path, scratch: Path, kills: int, images: int, rng: random.Random) -> dict[str, Any]:
+    """Kill one work `kills` times; return what happened."""
+    work = WORKS[name]
+    passes = 2 if "--vs" in name else 1
+    counted = name not in ("vamp -p 2", "build, bounded")  # other processes; several passes
+    (scratch / "plain").mkdir(parents=True)
+    _, seconds = run_until(work.arguments(data, scratch / "plain"), scratch / "plain" / "counter", None)
+    expected = read_results(work, scratch / "plain")
+    killed = completed = wrong = twice = worst = 0
+    with show_bars(name, kills) as advance:
+        while killed < kills:
+            out = scratch / "out"
+            out.mkdir()
+            here, ended = 0, False
+            while not ended:
+                ended, _ = run_until(work.arguments(data, out), out / "counter", rng.uniform(0, seconds))
+                here += not ended
+                advance(not ended)
+                ended = ended or (out / work.results[0]).is_file()  # killed after its last word
+            killed += here
+            completed += 1
+            wrong += read_results(work, out) != expected
+            if counted:
+                extra = (out / "counter").stat().st_size - passes * images
+                twice += extra
+                worst = max(worst, -(-extra // max(here, 1)))
+            shutil.rmtree(out)
+    return {
+        "images": passes * images,
+        "seconds": seconds,
+        "kills": killed,
+        "completed": completed,
+        "wrong_results": wrong,
+        "done_twice": twice if counted else None,
+        "done_twice_per_kill_at_most": worst if counted else None,
+    }
+
+
+def _format(value: float | None) -> str:
+    return "-" if value is None else f"{value:,.1f}" if isinstance(value, float) else f"{value:,}"
+
+
+def main() -> None:
+    """Kill, compare, print, write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=200, help="of all works together, at least")
+    parser.add_argument("--work", nargs="+", choices=WORKS, default=list(WORKS), help="default: all")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--repeat", type=int, default=4, help="how often each of the 2,000 images is there")
+    parser.add_argument("-o", "--output", type=Path, default=Path("benchmarks/results/kills.json"))
+    args = parser.parse_args()
+    rng = random.Random(args.seed)
+    with tempfile.TemporaryDirectory() as folder:
+        data, scratch = Path(folder, "data"), Path(folder, "scratch")
+        data.mkdir()
+        prepare(data, args.repeat)
+        kills = -(-args.kills // len(args.work))
+        results = {}
+        for name in args.work:
+            results[name] = try_work(name, data, scratch, kills, 2000 * args.repeat, rng)
+            shutil.rmtree(scratch)
+    columns = ("work", "images", "seconds", "kills", "completed", "wrong results", "done twice", "at most a kill")
+    keys = ("images", "seconds", "kills", "completed", "wrong_results", "done_twice", "done_twice_per_kill_at_most")
+    rows = [(name, *(_format(row[key]) for key in keys)) for name, row in results.items()]
+    Console(width=140).print(make_grid("kill -9 at random moments", columns, rows))
+    command = f"python benchmarks/kills.py --kills {args.kills} --seed {args.seed} --repeat {args.repeat}"
+    write_json({"command": command, "machine": read_machine(), "works": results}, str(args.output))
+    if any(row["wrong_results"] for row in results.values()):
+        raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--child"]:
+        run_child(Path(sys.argv[2]), sys.argv[3], sys.argv[4:])
+    else:
+        main()

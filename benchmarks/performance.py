@@ -1,0 +1,221 @@
+"""Tables and plots of docs/performance.md, from what contenders.py, rewrites.py and memory.py measured.
+
+python benchmarks/performance.py [--results benchmarks/results] [--document docs/performance.md]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nestforge.files import write_file_aside
+from nestforge.measure.statistics import compute_ratio_interval
+from nestforge.pages.svg import Bar, Line, draw_bars, draw_lines, write_svg
+
+ROOT = Path(__file__).parents[1]
+OURS = "nestforge, int8"
+KINDS = {
+    "Convolution": "convolutions",
+    "Subgraph": "elementwise",
+    "Eltwise": "elementwise",
+    "Split": "channel split",
+    "Reduce": "means",
+    "Pooling": "pools",
+    "Reorder": "reorders",
+    "FullyConnected": "classifier",
+}
+
+
+def make_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a Markdown table."""
+    lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
+    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
+
+
+def format_time(rates: list[float] | str | None) -> str:
+    """Write milliseconds an image: median and quartiles."""
+    if rates is None:
+        return ""
+    if isinstance(rates, str):
+        return "failed"
+    low, median, high = np.percentile([1e3 / rate for rate in rates], [25, 50, 75])
+    return f"{median:.1f} ({low:.1f} to {high:.1f})"
+
+
+def name_setting(key: str) -> str:
+    """Write (batch, streams, threads) for a table's head."""
+    batch, streams, threads = (int(part) for part in key.strip("()").split(","))
+    return f"batch {batch}, " + (f"{streams} streams" if streams > 1 else f"{threads} thread{'s' * (threads > 1)}")
+
+
+def find_best(result: dict[str, Any], name: str) -> tuple[str, list[float]] | None:
+    """Return the setting with the highest median of images a second on all cores, and its rounds."""
+    cores = f", {result['cores']})"
+    found = [
+        (key, rows[name])
+        for key, rows in result["images_a_second"].items()
+        if key.endswith(cores) and isinstance(rows.get(name), list)
+    ]
+    return max(found, key=lambda row: float(np.median(row[1])), default=None)
+
+
+def compute_share(result: dict[str, Any], name: str, rates: list[float]) -> float | None:
+    """Return the share of the peak of the contender's dtype on all cores."""
+    peak = result["peaks"].get(f"{result['dtypes'][name]}, {result['cores']}")
+    return float(np.median(rates)) * result["macs"] / peak["macs_per_second"] if peak else None
+
+
+def make_contenders_table(result: dict[str, Any]) -> str:
+    """Return every contender in every setting, the ratio to ours, the share of peak, and convolutions in float."""
+    settings = list(result["images_a_second"])
+    names = list(dict.fromkeys(name for rows in result["images_a_second"].values() for name in rows))
+    rows = []
+    for name in names:
+        cells = [format_time(result["images_a_second"][key].get(name)) for key in settings]
+        best = find_best(result, name)
+        ratio = share = ""
+        if best is not None:
+            ours = result["images_a_second"][best[0]][OURS]
+            middle, low, high = compute_ratio_interval(ours, best[1])
+            ratio = "1" if name == OURS else f"{middle:.3f} [{low:.3f}, {high:.3f}]"
+            found = compute_share(result, name, best[1])
+            share = "" if found is None else f"{found:.0%}"
+        floats = result["float_convolutions"].get(name)
+        whole = result["dtypes"][name] != "int8" or floats is None
+        rows.append((name, *cells, ratio, share, "" if whole else str(floats)))
+    columns = ("contender", *map(name_setting, settings), "ours, times as fast", "of peak", "float convolutions")
+    return make_table(columns, rows)
+
+
+def list_failures(result: dict[str, Any]) -> list[str]:
+    """Return a line for every contender that could not run."""
+    failed = {
+        name: reason
+        for rows in result["images_a_second"].values()
+        for name, reason in rows.items()
+        if isinstance(reason, str)
+    }
+    return [f"- {name}: {reason}" for name, reason in failed.items()]
+
+
+def make_kernel_table(result: dict[str, Any]) -> str:
+    """Return milliseconds an image by kind of layer, for the contenders that OpenVINO executes."""
+    kinds = [*dict.fromkeys(KINDS.values()), "other"]
+    rows = []
+    for name, kernels in result["kernels"].items():
+        times = dict.fromkeys(kinds, 0.0)
+        for kernel in kernels:
+            times[KINDS.get(kernel["layer_type"], "other")] += kernel["time_ms"]
+        rows.append((name, *(f"{times[kind]:.2f}" for kind in kinds), f"{sum(times.values()):.2f}"))
+    return make_table(("contender", *kinds, "sum"), rows)
+
+
+def make_memory_table(report: dict[str, Any]) -> str:
+    """Return peak memory and time of a build by images, ours beside the peers."""
+    builds = report["builds"]
+    counts = list(next(iter(builds.values())))
+    rows = []
+    for name, found in builds.items():
+        cells = [
+            found[count].get("failed")
+            or f"{found[count]['peak_rss_bytes'] / 1e9:.2f} GB, {found[count]['seconds']:.0f} s"
+            for count in counts
+        ]
+        rows.append((name, *cells))
+    return make_table(("who", *(f"{count} images" for count in counts)), rows)
+
+
+def make_rewrites_table(rows: Sequence[dict[str, Any]]) -> str:
+    """Return what each rewriting that stayed bought."""
+    lines = [
+        (
+            row["name"],
+            row["graph"],
+            row["commit"],
+            f"{row['engine']}, {row['dtype']}, batch {row['batch']}",
+            str(row["places"]),
+            f"{row['without_ms']:.2f}",
+            f"{row['with_ms']:.2f}",
+            f"{row['ratio']:.3f} [{row['low']:.3f}, {row['high']:.3f}]",
+        )
+        for row in rows
+    ]
+    columns = ("rewriting", "graph", "commit", "run as", "places", "ms without", "ms with", "times as fast")
+    return make_table(columns, lines)
+
+
+def draw_plots(result: dict[str, Any], folder: Path) -> None:
+    """Write the three plots of a network."""
+    folder.mkdir(parents=True, exist_ok=True)
+    first = result["images_a_second_by_batch"]["1"]
+    lines = [
+        Line(
+            name=name,
+            points=tuple(
+                (float(batch), *(float(value) for value in np.percentile(rows[name], [50, 25, 75])))
+                for batch, rows in result["images_a_second_by_batch"].items()
+                if isinstance(rows[name], list)
+            ),
+        )
+        for name in first
+    ]
+    svg = draw_lines(
+        "throughput against batch", lines, x_axis="images in a request", y_axis="images a second", doubling=True
+    )
+    write_svg(svg, folder / "throughput.svg")
+    bars = []
+    for name in result["dtypes"]:
+        best = find_best(result, name)
+        share = compute_share(result, name, best[1]) if best else None
+        if share is not None:
+            bars.append(Bar(label=name, value=100 * share, colour=0 if name.startswith("nestforge") else 1))
+    svg = draw_bars("share of the machine's peak for the dtype", bars, axis="% of register-only multiply-accumulates")
+    write_svg(svg, folder / "peak.svg")
+    kernels = sorted(result["kernels"][OURS], key=lambda kernel: -kernel["time_ms"])[:12]
+    bars = [
+        Bar(label=f"{row['layer_type']} {row['precision']} x {row['count']}", value=row["time_ms"]) for row in kernels
+    ]
+    write_svg(draw_bars("time by layer type, ours in int8, batch 8", bars, axis="ms an image"), folder / "layers.svg")
+
+
+def main() -> None:
+    """Replace the tables in the document, and the plots."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results")
+    parser.add_argument("--document", type=Path, default=ROOT / "docs" / "performance.md")
+    args = parser.parse_args()
+    text = args.document.read_text(encoding="utf-8")
+    parts: dict[str, str] = {}
+    for path in sorted(args.results.glob("contenders-*.json")):
+        result = json.loads(path.read_text())
+        machine = result["machine"]
+        versions = ", ".join(f"{name} {number}" for name, number in result["versions"].items())
+        head = f"`{result['command']}`; {machine['cpu']}, {' '.join(machine['flags'])}; {versions}."
+        failures = list_failures(result)
+        parts[result["network"]] = "\n\n".join(
+            [head, make_contenders_table(result), *(["\n".join(failures)] if failures else [])]
+        )
+        if result["kernels"]:
+            parts["layers"] = make_kernel_table(result)
+            draw_plots(result, args.document.parent / "plots")
+    memory = args.results / "memory.json"
+    if memory.is_file():
+        parts["memory"] = make_memory_table(json.loads(memory.read_text()))
+    rewrites = args.results / "rewrites.json"
+    if rewrites.is_file():
+        parts["rewrites"] = make_rewrites_table(json.loads(rewrites.read_text())["rows"])
+    for name, table in parts.items():
+        block = f"<!-- {name} -->\n{table}\n<!-- end -->"
+        text = re.sub(f"<!-- {name} -->.*?<!-- end -->", lambda _, block=block: block, text, flags=re.DOTALL)
+    with write_file_aside(args.document) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,110 @@
+"""Find how requests share the machine best: for latency, and for throughput; the artifact remembers both."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from nestforge.compile.artifact import Artifact, TunedArrangement, TuningRecord, open_artifact, update_manifest
+from nestforge.engines import get_engine
+from nestforge.engines.machine import count_available_cores, read_machine
+from nestforge.errors import ConfigError
+from nestforge.files import StrPath
+from nestforge.measure.benchmark import Run
+from nestforge.progress import Progress, silent
+
+BATCHES = (1, 2, 4, 8, 16)
+ROUNDS = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tuning:
+    """What `tune` found, and every arrangement it measured, in the order of measuring."""
+
+    artifact: Path
+    cores: int
+    budget_seconds: float
+    latency: TunedArrangement
+    throughput: TunedArrangement
+    measured: tuple[TunedArrangement, ...]
+
+
+def tune(artifact: StrPath, *, budget_seconds: float = 60.0, progress: Progress = silent) -> Tuning:
+    """Measure arrangements for about `budget_seconds` and write the best two into the artifact's manifest.
+
+    Latency: one image, one stream, as many threads as are fastest. Throughput: all cores; first the number of streams,
+    then the batch. Of arrangements within one percent of the best, the one that answers sooner is taken.
+
+    Raises:
+        ConfigError: a budget outside 5 seconds to a day.
+        ArtifactError: as `open_artifact`, or the manifest cannot be written.
+    """
+    if not 5 <= budget_seconds <= 86_400:
+        raise ConfigError(f"budget of {budget_seconds:g} s is outside 5 to 86400")
+    opened = open_artifact(artifact)
+    cores = count_available_cores()
+    one = opened.choose_batch(1)
+    steps = [2**power for power in range(cores.bit_length()) if 2**power <= cores]
+    counts = sorted({*steps, cores})
+    share = budget_seconds / 3
+    measured: list[TunedArrangement] = []
+
+    def race(candidates: Sequence[tuple[int, int, int]], title: str) -> list[TunedArrangement]:
+        found = _race(opened, candidates, share, title, progress)
+        measured.extend(found)
+        return found
+
+    latency = min(race([(one, 1, threads) for threads in counts], "tuning threads"), key=lambda row: row.latency_ms)
+    streams = _choose(race([(one, count, cores) for count in counts], "tuning streams")).streams
+    batches = [batch for batch in BATCHES if opened.choose_batch(batch) == batch] or [one]
+    throughput = _choose(race([(batch, streams, cores) for batch in batches], "tuning batch"))
+    record = TuningRecord(
+        cpu=read_machine().cpu,
+        cores=cores,
+        engine_version=get_engine(opened.manifest.config.engine).version,
+        latency=latency,
+        throughput=throughput,
+    )
+    update_manifest(opened, tuning=record)
+    return Tuning(
+        artifact=opened.folder,
+        cores=cores,
+        budget_seconds=budget_seconds,
+        latency=latency,
+        throughput=throughput,
+        measured=tuple(measured),
+    )
+
+
+def _race(
+    artifact: Artifact, candidates: Sequence[tuple[int, int, int]], seconds: float, title: str, progress: Progress
+) -> list[TunedArrangement]:
+    """Measure (batch, streams, threads) in turns, `seconds` in all."""
+    with progress(title, (ROUNDS + 1) * len(candidates)) as advance:
+        runs = [
+            Run(artifact.open_session(batch=batch, streams=streams, threads=threads))
+            for batch, streams, threads in candidates
+        ]
+        part = seconds / ((ROUNDS + 1) * len(runs))
+        for turn in range(ROUNDS + 1):
+            for run in runs if turn % 2 == 0 else reversed(runs):
+                run.spend(part, record=turn > 0)
+                advance(1)
+    return [
+        TunedArrangement(
+            batch=batch,
+            streams=streams,
+            threads=threads,
+            throughput_ips=float(np.median(run.throughputs)),
+            latency_ms=float(np.median(run.latencies_ms)),
+        )
+        for (batch, streams, threads), run in zip(candidates, runs, strict=True)
+    ]
+
+
+def _choose(rows: Sequence[TunedArrangement]) -> TunedArrangement:
+    best = max(row.throughput_ips for row in rows)
+    return min((row for row in rows if row.throughput_ips >= 0.99 * best), key=lambda row: row.latency_ms)

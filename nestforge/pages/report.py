@@ -1,0 +1,254 @@
+"""One page about one or more artifacts that needs nothing but itself: no network, no script, no other file."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import re
+import shlex
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import nestforge
+from nestforge.compile.artifact import Artifact, open_artifact
+from nestforge.engines.machine import count_available_cores, read_machine
+from nestforge.errors import ConfigError, NestForgeError
+from nestforge.explain.sensitivity import Sensitivity
+from nestforge.files import StrPath, write_file_aside
+from nestforge.measure.evaluate import Evaluation, evaluate_all
+from nestforge.measure.paired import rank_classes
+from nestforge.measure.scaling import Speed, measure_scaling
+from nestforge.pages.canvas import COLOURS, STYLE
+from nestforge.pages.figures import draw_accuracy, draw_sensitivity, draw_speed, write_evaluate
+from nestforge.pages.gallery import make_cards
+from nestforge.pages.sensitivity import read_sensitivity
+from nestforge.progress import Progress, silent
+from nestforge.tables.builds import list_manifest_rows
+from nestforge.tables.layout import make_pairs_table
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+GALLERY = 24  # images in a page
+CLASSES = 12  # rows of a table of classes
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """A page, and what it shows; `reference` is what the others are compared with."""
+
+    page: Path
+    size_bytes: int
+    artifacts: tuple[Path, ...]
+    reference: Path
+    evaluations: tuple[Evaluation, ...]
+    speeds: tuple[Speed, ...]
+    sensitivities: tuple[Sensitivity, ...]
+
+
+def report(
+    artifacts: Sequence[StrPath],
+    *,
+    output: StrPath = "report.html",
+    dataset: StrPath | None = None,
+    limit: int | None = None,
+    allow_overlap: bool = False,
+    sensitivity: Sequence[StrPath] = (),
+    bench: bool = True,
+    seconds: float = 2.0,
+    max_batch: int = 8,
+    threads: int | None = None,
+    progress: Progress = silent,
+) -> Report:
+    """Measure artifacts side by side and write one self-contained HTML page.
+
+    The first float32 artifact, or else the first, is the reference. With `dataset`, labelled, the page shows accuracy
+    and changed answers (`limit` and `allow_overlap` as in `evaluate`); with `bench`, speed at batches 1, 2, 4, ... up
+    to `max_batch`, for `seconds` each; `sensitivity` names what `nestforge sensitivity --json` wrote. An existing page
+    is replaced.
+
+    Raises:
+        ConfigError: no artifact, one given twice, different labels, a setting out of range.
+        ArtifactError: as `open_artifact`.
+        DataError: as `evaluate`, or a file that is no sensitivity report.
+        NestForgeError: the page cannot be written.
+    """
+    page = Path(output)
+    _check(page, artifacts, seconds=seconds, max_batch=max_batch, threads=threads)
+    if limit is not None and dataset is None:
+        raise ConfigError("limit chooses images of a dataset; give a dataset too")
+    opened = [open_artifact(path) for path in artifacts]
+    sensitivities = tuple(read_sensitivity(Path(path)) for path in sensitivity)
+    reference = next((place for place, one in enumerate(opened) if one.manifest.config.dtype == "fp32"), 0)
+    evaluations: list[Evaluation] = []
+    if dataset is not None:
+        evaluations = evaluate_all(
+            artifacts, dataset, vs=artifacts[reference], limit=limit, allow_overlap=allow_overlap, progress=progress
+        )
+    speeds: list[Speed] = []
+    if bench:
+        batches = [1 << power for power in range(max_batch.bit_length())]
+        speeds = measure_scaling(
+            opened,
+            reference=reference,
+            batches=batches,
+            threads=count_available_cores() if threads is None else threads,
+            seconds=seconds,
+            progress=progress,
+        )
+    with progress("drawing the page", None):
+        options = ["--limit", str(limit)] if limit is not None else []
+        options += ["--allow-overlap"] if allow_overlap else []
+        text = render_page(opened, reference, evaluations, speeds, sensitivities, options=options)
+    data = text.encode("utf-8", "replace")
+    with write_file_aside(page) as partial:
+        partial.write_bytes(data)
+    return Report(
+        page=page,
+        size_bytes=len(data),
+        artifacts=tuple(one.folder for one in opened),
+        reference=opened[reference].folder,
+        evaluations=tuple(evaluations),
+        speeds=tuple(speeds),
+        sensitivities=sensitivities,
+    )
+
+
+def show_report(result: Report, console: Console) -> None:
+    """Say where the page is, and what it rests on."""
+    evaluated = f"{result.evaluations[0].images:,} images" if result.evaluations else "not measured; give --dataset"
+    batches = ", ".join(str(row.batch) for row in result.speeds[0].batches) if result.speeds else ""
+    rows = [
+        ("page", f"{result.page} ({result.size_bytes / 1e6:.1f} MB, opens without a network)"),
+        ("artifacts", ", ".join(map(str, result.artifacts))),
+        ("reference", str(result.reference)),
+        ("accuracy", evaluated),
+        ("speed", f"batches {batches}, {result.speeds[0].threads} threads" if result.speeds else "not measured"),
+    ]
+    console.print(make_pairs_table("report", rows))
+
+
+def _check(page: Path, artifacts: Sequence[StrPath], *, seconds: float, max_batch: int, threads: int | None) -> None:
+    if page.is_dir():
+        raise NestForgeError(f"cannot write {page}: it is a folder; name a file")
+    try:
+        tempfile.TemporaryFile(dir=page.parent).close()  # before minutes of measuring, not after
+    except OSError as error:
+        reason = error.strerror or error
+        raise NestForgeError(f"cannot write {page}: {reason}; name a file in a folder that is writable") from error
+    if not artifacts:
+        raise ConfigError("no artifact given; name one or more folders that 'nestforge build' made")
+    folders = [Path(path).resolve() for path in artifacts]
+    twice = next((path for path in folders if folders.count(path) > 1), None)
+    if twice is not None:
+        raise ConfigError(f"{twice} is given twice; name each artifact once")
+    if not 0.1 <= seconds <= 86_400:
+        raise ConfigError(f"seconds {seconds} is outside 0.1 to 86400")
+    for name, value in (("max-batch", max_batch), ("threads", threads)):
+        if value is not None and not 1 <= value <= 4096:
+            raise ConfigError(f"{name} {value} is outside 1 to 4096")
+
+
+def render_page(
+    artifacts: Sequence[Artifact],
+    reference: int,
+    evaluations: Sequence[Evaluation],
+    speeds: Sequence[Speed],
+    sensitivities: Sequence[Sensitivity],
+    *,
+    options: Sequence[str] = (),
+) -> str:
+    """Return the page as HTML; every text in it is escaped. `options` are those `evaluate` was given."""
+    import jinja2
+    from markupsafe import Markup
+
+    def clean(value: Any) -> Any:
+        return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", value) if type(value) is str else value
+
+    names = name_artifacts([artifact.folder for artifact in artifacts])
+    others = [place for place in range(len(artifacts)) if place != reference]
+    folders = [str(artifact.folder) for artifact in artifacts]
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=clean,
+    )
+    environment.filters["svg"] = Markup
+    share = max(GALLERY // max(len(others), 1), 1)
+    return environment.get_template("report.html.j2").render(
+        version=nestforge.__version__,
+        plot_style=STYLE,
+        date=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        machine=read_machine(),
+        artifacts=artifacts,
+        names=names,
+        colours=len(COLOURS),
+        reference=reference,
+        others=others,
+        evaluations=evaluations,
+        allow_overlap="--allow-overlap" in options,
+        speeds=speeds,
+        accuracy=draw_accuracy(evaluations, names, reference, options) if evaluations else [],
+        galleries={
+            place: make_cards(vs.changed, artifacts[place].manifest.preprocess, share)
+            for place in others
+            if evaluations and (vs := evaluations[place].vs)
+        },
+        worst={place: rank_classes(result.classes)[:CLASSES] for place, result in enumerate(evaluations)},
+        change_commands={
+            place: write_evaluate(
+                evaluations[place], artifacts[reference].folder, [*options, "--changes", "changes.csv"]
+            )
+            for place in others
+            if evaluations
+        },
+        sensitivities=[
+            (found, draw_sensitivity(found, place, _find_colour(found, folders)))
+            for place, found in enumerate(sensitivities)
+        ],
+        speed_figures=draw_speed(speeds, names, reference) if speeds else [],
+        manifests=tabulate_manifests(artifacts),
+        inspect_commands=[shlex.join(["nestforge", "inspect", folder]) for folder in folders],
+        manifest_texts=[
+            json.dumps(artifact.manifest.model_dump(mode="json"), indent=2, ensure_ascii=False)
+            for artifact in artifacts
+        ],
+    )
+
+
+def name_artifacts(folders: Sequence[Path]) -> list[str]:
+    """Return the shortest ends of the different paths that tell them apart."""
+    parts = [folder.absolute().parts for folder in folders]
+    for depth in range(1, max(map(len, parts)) + 1):
+        names = ["/".join(part[-depth:]) for part in parts]
+        if len(set(names)) == len(names):
+            break
+    return names
+
+
+def tabulate_manifests(artifacts: Sequence[Artifact]) -> list[tuple[str, list[str]]]:
+    """Return the rows of all manifests side by side; what one says several times stands in one cell."""
+    columns: list[dict[str, list[str]]] = []
+    for artifact in artifacts:
+        column: dict[str, list[str]] = {}
+        last = ""
+        for name, value in list_manifest_rows(artifact.manifest.model_dump(mode="json")):
+            last = name or last
+            column.setdefault(last, []).append(value)
+        columns.append(column)
+    rows = dict.fromkeys(name for column in columns for name in column)
+    return [(name, ["\n".join(column.get(name, ["-"])) for column in columns]) for name in rows]
+
+
+def _find_colour(found: Sensitivity, folders: Sequence[str]) -> int:
+    """Return the place of the artifact a sensitivity report is about, or the first place after all of them."""
+    wanted = Path(found.artifact_or_config).absolute()
+    matching = [place for place, folder in enumerate(folders) if Path(folder).absolute() == wanted]
+    return matching[0] if matching else len(folders)

@@ -1,0 +1,82 @@
+"""What `nestforge sensitivity` found, as plots; and what its `--json` wrote, read back for a page."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+from pydantic import TypeAdapter, ValidationError
+
+from nestforge.errors import DataError
+from nestforge.explain.sensitivity import LayerSensitivity, Sensitivity
+from nestforge.pages.svg import Bar, draw_bars
+
+MAX_BYTES = 64 << 20
+LAYERS = 15  # bars of a plot in a page
+
+
+def draw_noise(found: Sensitivity, *, count: int | None = None, colour: int = 0) -> str:
+    """Draw the noise each layer makes when it alone is quantized; the `count` largest, largest first."""
+    rows = sorted(found.layers, key=lambda row: -compute_noise_percent(row))[:count]
+    bars = [
+        Bar(
+            label=row.name,
+            value=compute_noise_percent(row),
+            colour=colour,
+            note=f"SQNR {row.alone_sqnr_db:.1f} dB, {row.alone_flips} answers changed"
+            + ("" if row.time_share is None else f", {row.time_share:.1%} of the time"),
+        )
+        for row in rows
+    ]
+    return draw_bars("Noise of a layer quantized alone", bars, axis="noise (% of the logits' power)")
+
+
+def draw_gain(found: Sensitivity, *, count: int | None = None, colour: int = 0) -> str:
+    """Draw the gain of each layer when it alone is spared; the `count` largest, largest first."""
+    rows = sorted(found.layers, key=lambda row: -row.spared_sqnr_db)[:count]
+    bars = [
+        Bar(
+            label=row.name,
+            value=row.spared_sqnr_db - found.total_sqnr_db,
+            colour=colour,
+            note=f"{row.spared_flips} answers changed instead of {found.total_flips}",
+        )
+        for row in rows
+    ]
+    return draw_bars("Gain of a layer left in float", bars, axis="gain in SQNR (dB)")
+
+
+def compute_noise_percent(row: LayerSensitivity) -> float:
+    """Return the noise of the layer quantized alone, in percent of the logits' power."""
+    return 100 * math.pow(10, -row.alone_sqnr_db / 10)
+
+
+def read_sensitivity(path: Path) -> Sensitivity:
+    """Read a sensitivity report.
+
+    Raises:
+        DataError: missing, too large, or not such a report.
+    """
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise DataError(f"{path} is over {MAX_BYTES >> 20} MiB; give what 'nestforge sensitivity --json' wrote")
+        found = TypeAdapter(Sensitivity).validate_json(path.read_bytes())
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror}") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "the file"
+        raise DataError(
+            f"{path} is no sensitivity report ({where}: {first['msg']}); give what 'nestforge sensitivity --json' wrote"
+        ) from error
+    if not found.layers or not all(map(math.isfinite, _list_numbers(found))):
+        raise DataError(f"{path} has no layers, or numbers that are not finite; run 'nestforge sensitivity' again")
+    return found
+
+
+def _list_numbers(found: Sensitivity) -> Iterator[float]:
+    yield found.total_sqnr_db
+    for row in found.layers:
+        yield from (row.alone_sqnr_db, row.spared_sqnr_db, row.macs_share, row.clipped_share)
+        yield from (row.range_low, row.range_high, row.time_share or 0.0)

@@ -1,0 +1,156 @@
+"""Rewritings: exact on every way the network is written and exported, and blind to everything else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnx_ir as ir
+import onnxruntime
+import pytest
+
+from nestforge.compile.onnxfile import read_onnx, serialize
+from nestforge.compile.passes import PASSES, rewrite_graph
+from nestforge.compile.passes.split_radix import find_origin
+from nestforge.data.imagefolder import choose_balanced, list_images
+from nestforge.data.preprocess import Preprocess, Resize, load_image
+from nestforge.networks.checkpoint import read_checkpoint
+from nestforge.networks.graph import build_graph
+from nestforge.networks.layers import make_seeded_weights
+from nestforge.networks.zoo import get_variant
+from tests.compile.forms import FORMS, Net, torch
+
+SCRIPT_OPSETS = (11, 17, 20)
+DYNAMO = [("split", 18), ("split", 23), ("view", 18), ("reshape", 23)]
+
+
+def run(model: bytes, images: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+    output: npt.NDArray[np.float32] = session.run(None, {session.get_inputs()[0].name: images})[0]
+    return output
+
+
+def count(model: ir.Model, op_type: str) -> int:
+    return sum(node.op_type == op_type for node in model.graph)
+
+
+def check_rewritten(path: Path, net: Net, radix: int) -> None:
+    """Every radix view or split of activations goes; the answer stays, at another batch than the traced one too."""
+    model = read_onnx(path)
+    rewrites = rewrite_graph(model)
+    rewritten = serialize(model)
+    onnx.checker.check_model(onnx.load_from_string(rewritten), full_check=True)
+    assert rewrites.get("split_radix", 0) == (radix > 1)
+    assert radix == 1 or count(model, "ReduceSum") == 0
+    assert count(model, "Split") == (radix > 1)  # the attention's
+    for batch in (2, 3):
+        images = torch.randn(batch, 3, 12, 12)
+        with torch.no_grad():
+            expected = net(images).numpy()
+        found = run(rewritten, images.numpy())
+        assert np.abs(found - expected).max() < 1e-5 * np.abs(expected).max()
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("opset", SCRIPT_OPSETS)
+@pytest.mark.parametrize(("radix", "cardinality"), [(1, 1), (2, 1), (4, 1), (1, 2), (2, 2), (4, 4)])
+@pytest.mark.parametrize("form", FORMS)
+def test_exact_on_traced_exports(form: str, radix: int, cardinality: int, opset: int, tmp_path: Path) -> None:
+    net = Net(form, radix, cardinality).eval()
+    options = {"input_names": ["input"], "opset_version": opset, "dynamic_axes": {"input": {0: "batch"}}}
+    torch.onnx.export(net, (torch.randn(2, 3, 12, 12),), tmp_path / "net.onnx", dynamo=False, **options)
+    check_rewritten(tmp_path / "net.onnx", net, radix)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(("form", "opset"), DYNAMO)
+def test_exact_on_captured_exports(form: str, opset: int, tmp_path: Path) -> None:
+    net = Net(form, 2, 2).eval()
+    shapes = ({0: torch.export.Dim("batch", min=1, max=64)},)
+    options = {"input_names": ["input"], "opset_version": opset, "dynamic_shapes": shapes, "verbose": False}
+    torch.onnx.export(
+        net, (torch.randn(2, 3, 12, 12),), tmp_path / "net.onnx", dynamo=True, external_data=False, **options
+    )
+    check_rewritten(tmp_path / "net.onnx", net, 2)
+
+
+@pytest.mark.parametrize("name", ["resnest14_slim", "resnest50_fast_2s1x64d", "resnest50_fast_4s2x40d", "resnest50"])
+def test_exact_on_whole_networks(name: str) -> None:
+    variant = get_variant(name)
+    model = build_graph(variant, make_seeded_weights(variant, 0))
+    images = np.random.default_rng(0).standard_normal((2, 3, 64, 64), np.float32)
+    expected = run(serialize(model), images)
+    rewrites = rewrite_graph(model)
+    assert rewrites["split_radix"] == sum(variant.depths)
+    assert count(model, "BatchNormalization") == 0
+    assert np.abs(run(serialize(model), images) - expected).max() < 1e-5 * np.abs(expected).max()
+
+
+def test_exact_on_a_trained_network(shared: Path, tmp_path: Path) -> None:
+    import tarfile
+
+    with tarfile.open(shared / "data" / "tiny-imagenet-calib.tar") as tar:
+        tar.extractall(tmp_path, filter="data")
+    paths = choose_balanced(list_images(tmp_path / "tiny-imagenet-calib"), 16, seed=0)
+    preprocess = Preprocess(ops=(Resize(size=(64, 64)),))
+    images = np.stack([load_image(path, preprocess) for path in paths])
+    variant = get_variant("resnest14")
+    checkpoint = shared / "checkpoints" / "resnest14_tiny_imagenet.pth"
+    model = build_graph(variant, read_checkpoint(checkpoint, variant))
+    expected = run(serialize(model), images)
+    assert rewrite_graph(model)["split_radix"] == 4
+    assert np.abs(run(serialize(model), images) - expected).max() < 1e-5 * np.abs(expected).max()
+
+
+GROUPED = """
+  u = Conv <group = 2, kernel_shape = [1, 1]> (x, w)
+  r = Relu (u)
+"""
+WITHOUT_PLACE = {
+    "parts of two sizes": GROUPED + "a, b = Split <axis = 1> (r, uneven)\n y = Concat <axis = 1> (b, a)",
+    "another axis": GROUPED + "a, b = Split <axis = 2> (r)\n y = Add (a, b)",
+    "read elsewhere": GROUPED
+    + "a, b = Split <axis = 1> (r)\n c = Add (a, b)\n d = Concat <axis = 1> (c, c)\n y = Add (d, r)",
+    "no grouped convolution": "r = Relu (x)\n a, b = Split <axis = 1> (r)\n y = Add (a, b)",
+    "groups the parts do not divide": (
+        "u = Conv <group = 2, kernel_shape = [1, 1]> (x, w)\n a, b, c, d = Split <axis = 1> (u)\n"
+        "e = Add (a, b)\n f = Add (c, d)\n y = Add (e, f)"
+    ),
+    "a view read whole": "v = Reshape (x, five)\n s = ReduceSum <keepdims = 0> (v, one)\n t = Sum (v)\n y = Sum (s, t)",
+    "a sum that keeps its axis": "v = Reshape (x, five)\n y = ReduceSum <keepdims = 1> (v, one)",
+    "a sum over space": "v = Reshape (x, five)\n y = ReduceSum <keepdims = 0> (v, three)",
+}
+
+
+@pytest.mark.parametrize("body", WITHOUT_PLACE.values(), ids=WITHOUT_PLACE)
+def test_nothing_changes_where_there_is_no_place(body: str) -> None:
+    text = f"""<ir_version: 8, opset_import: ["" : 17]>
+    net (float[2, 4, 6, 6] x) => (float y)
+    <float[4, 2, 1, 1] w = {{1, 2, 3, 4, 5, 6, 7, 8}}, int64[2] uneven = {{1, 3}}, int64[1] one = {{1}},
+     int64[1] three = {{3}}, int64[5] five = {{2, 2, 2, 6, 6}}> {{ {body} }}"""
+    proto = onnx.parser.parse_model(text)
+    del proto.graph.output[0].type.tensor_type.shape.dim[:]
+    proto.graph.output[0].type.tensor_type.ClearField("shape")
+    model = ir.from_proto(proto)
+    before = [(node.name, node.op_type) for node in model.graph]
+    assert rewrite_graph(model) == {}
+    assert [(node.name, node.op_type) for node in model.graph] == before
+
+
+def test_passes_can_be_left_out(slim_onnx: Path) -> None:
+    model = read_onnx(slim_onnx)
+    assert rewrite_graph(model, without=frozenset(step.name for step in PASSES)) == {}
+    assert set(rewrite_graph(model, without=frozenset({"split_radix"}))) == {"fold_batch_norm"}
+    assert rewrite_graph(model)["split_radix"] == 4
+    assert rewrite_graph(model) == {}  # a second time there is nothing left
+
+
+def test_parts_know_where_they_come_from(slim_onnx: Path) -> None:
+    model = read_onnx(slim_onnx)
+    names = {str(node.name) for node in model.graph if node.op_type == "Conv"}
+    rewrite_graph(model)
+    parts = {str(node.name) for node in model.graph if node.op_type == "Conv"}
+    assert len(parts) > len(names)
+    assert {find_origin(name) for name in parts} == names

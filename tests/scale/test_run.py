@@ -1,0 +1,211 @@
+"""The same counts and answers from every kind of source as from the folder; every image once or not at all."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nestforge.data.preprocess import ImageFile, make_reference_preprocess, read_image
+from nestforge.errors import ConfigError, DataError, NestForgeError
+from nestforge.measure.evaluate import evaluate
+from nestforge.measure.predict import predict
+from nestforge.scale.parts import EncodedImage
+from nestforge.scale.sources import is_plain_folder, open_source
+from tests.conftest import CLASSES
+from tests.scale.conftest import list_files, write_tar
+from tests.test_cli import run
+
+pa = pytest.importorskip("pyarrow")
+pytest.importorskip("fsspec")
+import pyarrow.parquet as pq  # noqa: E402
+
+from nestforge.scale.rows import ROWS  # noqa: E402
+from nestforge.scale.run import SourceResult, evaluate_source, predict_source  # noqa: E402
+from nestforge.scale.tally import Tally  # noqa: E402
+
+
+def get_counts(result: SourceResult) -> tuple[int, int, int, int]:
+    assert result.top1 is not None
+    assert result.top5 is not None
+    return result.images, result.unreadable, result.top1.correct, result.top5.correct
+
+
+def get_reference(artifact: Path, dataset: Path) -> tuple[int, int, int, int]:
+    result = evaluate(artifact, dataset)
+    return result.images, len(result.unreadable), result.top1.correct, result.top5.correct
+
+
+def test_bytes_are_decoded_as_the_file(dataset: Path) -> None:
+    path = dataset / "bag" / "0.png"
+    image: ImageFile = EncodedImage("shard/0", path.read_bytes())
+    preprocess = make_reference_preprocess(56)
+    assert (read_image(image, preprocess) == read_image(path, preprocess)).all()
+    with pytest.raises(DataError, match=r"^shard/1: not a readable image"):
+        read_image(EncodedImage("shard/1", b"x"), preprocess)
+
+
+def test_counts_equal_the_folder_s(
+    artifacts: dict[str, Path], damaged: Path, shards: Path, parquet: Path, memory_url: str, tmp_path: Path
+) -> None:
+    reference = get_reference(artifacts["fp32"], damaged)
+    assert reference[:2] == (39, 2)
+    sources: list[Any] = [damaged, shards, f"{shards}/part-*.tar", f"file://{shards}", parquet, memory_url]
+    for number, source in enumerate(sources):
+        output = tmp_path / f"{number}.parquet"
+        result = evaluate_source(artifacts["fp32"], source, output=output)
+        assert get_counts(result) == reference, source
+        assert result.repeated == 0
+        rows = pq.read_table(output).to_pylist()
+        assert len(rows) == len({row["key"] for row in rows}) == 41
+        assert [bool(row["error"]) for row in rows].count(True) == 2
+        assert sum(row["classes"][:1] == [row["truth"]] for row in rows) == reference[2]
+
+
+def test_every_answer_equals_predict_s(artifacts: dict[str, Path], damaged: Path, tmp_path: Path) -> None:
+    output = tmp_path / "rows.parquet"
+    result = predict_source(artifacts["int8"], damaged, output=output)
+    assert (result.images, result.unreadable, result.top1) == (39, 2, None)
+    table = pq.read_table(output)
+    metadata = json.loads(table.schema.metadata[b"nestforge"])
+    assert metadata["labels"] == list(CLASSES)
+    paths = [path for _, path in list_files(damaged)]
+    for path, row, prediction in zip(paths, table.to_pylist(), predict(artifacts["int8"], paths), strict=True):
+        assert row["key"] == f"{path.parent.name}/{path.name}"
+        assert row["truth"] is None
+        assert row["error"] == prediction.error
+        assert row["classes"] == [entry.index for entry in prediction.top]
+        assert row["probabilities"] == pytest.approx([entry.probability for entry in prediction.top], rel=1e-6)
+
+
+def test_parts_cover_a_folder_once(dataset: Path, tmp_path: Path) -> None:
+    for number in range(300):
+        shutil.copy(dataset / "bag" / "0.png", tmp_path / f"{number}.png")
+    source = open_source(tmp_path)
+    assert source.images == 300
+    assert len(source.parts) == 38
+    keys = [sample.key for part in source.parts for sample in part.read()]
+    assert len(keys) == len(set(keys)) == 300
+
+
+def test_odd_shards(artifacts: dict[str, Path], dataset: Path, tmp_path: Path) -> None:
+    image = (dataset / "bag" / "0.png").read_bytes()
+    write_tar(tmp_path / "a.tar", {"1.png": image, "1.cls": b"0", "2.json": b"{}", "2.cls": b"0"})
+    write_tar(tmp_path / "b.tar", {"1.png": image, "1.cls": b"10", "x/1.png": image, "2.png": image})
+    result = evaluate_source(artifacts["fp32"], tmp_path)
+    assert get_counts(result)[:2] == (1, 4)
+    assert "no file called" in result.reasons[0]
+    assert "class 10 is outside the artifact's 10 classes" in result.reasons[1]
+    assert "class 'x' is none of the artifact's labels" in result.reasons[2]
+    assert "has no class" in result.reasons[3]
+
+
+def test_refusals_leave_nothing(artifacts: dict[str, Path], dataset: Path, shards: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out" / "rows.parquet"
+    output.parent.mkdir()
+    bad = tmp_path / "bad"
+    bad.mkdir()
+    whole = (shards / "part-0.tar").read_bytes()
+    (bad / "cut.tar").write_bytes(whole[: len(whole) // 2])
+    (bad / "empty.tar").write_bytes(b"")
+    with tarfile.open(shards / "part-0.tar") as tar:
+        (bad / "endless.tar").write_bytes(whole[: tar.getmembers()[-3].offset])  # cut between two samples
+    (bad / "text.parquet").write_bytes(b"text")
+    pq.write_table(pa.table({"caption": ["a"]}), bad / "words.parquet")
+    pq.write_table(pa.table({"image": pa.array([], pa.binary())}), bad / "none.parquet")
+    image = (dataset / "bag" / "0.png").read_bytes()
+    pq.write_table(pa.table({"image": [image]}), bad / "unlabelled.parquet")
+    write_tar(bad / "unlabelled.tar", {"1.png": image})
+    cases = {
+        "cut.tar": "damaged after 7 samples",
+        "endless.tar": "damaged after 13 samples .it ends without",
+        "empty.tar": "damaged after 0 samples",
+        "text.parquet": "cannot read",
+        "words.parquet": "no column of image bytes",
+        "none.parquet": "has no rows",
+        "unlabelled.parquet": "has no class",
+        "unlabelled.tar": "has no class",
+        "nothing.tar": "no shard",
+        "no*.tar": "no .tar or .parquet file matches",
+        ".": "has tar and Parquet shards",
+    }
+    for name, message in cases.items():
+        with pytest.raises(DataError, match=message):
+            evaluate_source(artifacts["fp32"], bad / name, output=output)
+    for url, message in (("memory://nowhere", "nothing at"), ("nothing://x", "cannot use")):
+        with pytest.raises(NestForgeError, match=message):
+            evaluate_source(artifacts["fp32"], url, output=output)
+    with pytest.raises(ConfigError, match="workers are Ray's"):
+        evaluate_source(artifacts["fp32"], shards, workers=2)
+    with pytest.raises(ConfigError, match="threads 0"):
+        evaluate_source(artifacts["fp32"], shards, threads=0)
+    with pytest.raises(NestForgeError, match="no folder"):
+        evaluate_source(artifacts["fp32"], shards, output=tmp_path / "none" / "x.parquet")
+    assert list(output.parent.iterdir()) == []
+
+
+def test_calibration_images_are_refused(artifacts: dict[str, Path], calibration_images: Path, tmp_path: Path) -> None:
+    files = {f"bag/{number}.png": path.read_bytes() for number, path in enumerate(calibration_images.rglob("*.png"))}
+    write_tar(tmp_path / "a.tar", files)
+    for source in (calibration_images, tmp_path / "a.tar"):
+        with pytest.raises(DataError, match="calibration image"):
+            evaluate_source(artifacts["int8"], source)
+        assert evaluate_source(artifacts["int8"], source, allow_overlap=True).images == 40
+        assert predict_source(artifacts["int8"], source, output=tmp_path / "x.parquet").images == 40
+        assert evaluate_source(artifacts["fp32"], source).images == 40
+
+
+def test_a_folder_of_images_stays_one(dataset: Path, shards: Path, tmp_path: Path) -> None:
+    assert is_plain_folder(dataset)
+    assert is_plain_folder("nowhere")
+    assert not is_plain_folder(shards)
+    assert not is_plain_folder("s3://bucket/data")
+    copy = tmp_path / "data"
+    shutil.copytree(dataset, copy)
+    shutil.copy(shards / "part-0.tar", copy)
+    assert is_plain_folder(copy)
+
+
+def make_rows(part: int, positions: list[int], of: int) -> Any:
+    rows = [
+        {"part": part, "position": position, "of": of, "key": "", "truth": 1, "classes": [1, 0], "probabilities": []}
+        for position in positions
+    ]
+    return pa.Table.from_pylist(rows, schema=ROWS)
+
+
+def test_a_row_that_comes_twice_counts_once() -> None:
+    tally = Tally(2)
+    assert len(tally.add(make_rows(1, [0, 1], 2))) == 2
+    assert len(tally.add(make_rows(0, [0, 1, 1], 3))) == 2
+    assert len(tally.add(make_rows(1, [0, 1], 2))) == 0
+    assert (tally.images, tally.top1, tally.top5, tally.repeated) == (4, 4, 4, 3)
+    with pytest.raises(DataError, match="1 of 2 parts did not come back whole"):
+        tally.check_complete()
+    tally.add(make_rows(0, [2], 3))
+    tally.check_complete()
+    with pytest.raises(DataError, match="2 of 2 parts"):
+        Tally(2).check_complete()
+
+
+def test_commands(artifacts: dict[str, Path], damaged: Path, shards: Path, tmp_path: Path) -> None:
+    counted = json.loads(run("evaluate", artifacts["fp32"], shards, "--json", "-").stdout)
+    assert (counted["images"], counted["unreadable"], counted["kind"]) == (39, 2, "tar")
+    assert "in no count" in run("evaluate", artifacts["fp32"], damaged, "-o", tmp_path / "rows.parquet").stdout
+    run("predict", artifacts["fp32"], shards, "-o", tmp_path / "rows.parquet", code=1)
+    for arguments in (
+        ("evaluate", artifacts["fp32"], shards, "--limit", 3),
+        ("evaluate", artifacts["fp32"], shards, "--workers", 3),
+        ("evaluate", artifacts["fp32"], shards, "--ray", "127.0.0.1:1"),
+        ("evaluate", artifacts["fp32"], shards, "--ray", "somewhere"),
+        ("predict", artifacts["fp32"], shards, "--ray", "local"),
+        ("predict", artifacts["fp32"], shards, shards, "-o", tmp_path / "x.parquet"),
+    ):
+        done = run(*arguments, code=2)
+        assert done.stdout == ""
+        assert len(done.stderr.splitlines()) == 1, done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["rows.parquet"]

@@ -1,0 +1,134 @@
+"""A full disk, a read-only one, a process that is killed: one clear line, nothing half-written, and it goes on."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import resource
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+NESTFORGE = "from nestforge.cli import main; main()"
+IMAGE2NPZ = "from nestforge.vendor.commands import image2npz; image2npz()"
+
+
+def start(program: str, *arguments: object, **options: object) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", program, *map(str, arguments)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)  # type: ignore[call-overload,no-any-return]
+
+
+def run(program: str, *arguments: object, code: int, **options: object) -> str:
+    """Return stderr."""
+    process = start(program, *arguments, **options)
+    _, stderr = process.communicate(timeout=120)
+    assert process.returncode == code, stderr
+    assert "Traceback" not in stderr
+    return stderr
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of half a MiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    options = ["-t", "tmpfs", "-o", "size=512k", "tmpfs", str(folder)]
+    try:
+        mounted = subprocess.run(["mount", *options], capture_output=True, check=False).returncode == 0
+    except FileNotFoundError:
+        mounted = False
+    if not mounted:
+        pytest.skip("may not mount a small disk here")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def list_all(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+
+
+def write_config(slim_config: dict[str, object], folder: Path, output: Path) -> Path:
+    path = folder / "c.yaml"
+    path.write_text(json.dumps({**slim_config, "dtype": "fp32", "output": str(output)}))
+    return path
+
+
+def test_full_disk(
+    disk: Path, slim_config: dict[str, object], artifacts: dict[str, Path], dataset: Path, tmp_path: Path
+) -> None:
+    config = write_config(slim_config, tmp_path, disk / "artifact")
+    assert "the disk is full while writing" in run(NESTFORGE, "build", config, code=2)
+    assert list_all(disk) == []
+    (disk / "filler").write_bytes(bytes(400 << 10))
+
+    flags = ("--dataset_path", dataset, "--target_path", disk / "npz", "--text_path", disk / "list.txt")
+    assert "the disk is full while writing" in run(IMAGE2NPZ, *flags, code=2)
+    assert not (disk / "list.txt").exists()
+    assert not list(disk.rglob("*.partial"))
+    written = len(list(disk.rglob("*.npz")))
+    assert 0 < written < 40
+    (disk / "filler").unlink()
+    assert "the disk is full" not in run(IMAGE2NPZ, *flags, code=0)
+    assert len((disk / "list.txt").read_text().splitlines()) == 40
+
+    with contextlib.suppress(OSError), (disk / "filler").open("wb") as file:
+        file.write(bytes(1 << 20))
+    evaluate = ("evaluate", artifacts["fp32"], dataset, "--json")
+    assert "the disk is full" in run(NESTFORGE, *evaluate, disk / "result.json", code=2)
+    assert not (disk / "result.json").exists()
+
+
+def test_the_same_without_a_disk_of_our_own(slim_config: dict[str, object], tmp_path: Path) -> None:
+    """A limit on the size of files: the model's does not fit."""
+    config = write_config(slim_config, tmp_path, tmp_path / "artifact")
+
+    def limit_files() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+
+    stderr = run(NESTFORGE, "build", config, code=2, preexec_fn=limit_files)
+    assert "cannot write" in stderr
+    assert list_all(tmp_path) == ["c.yaml"]
+
+
+def test_read_only_output(
+    disk: Path, slim_config: dict[str, object], artifacts: dict[str, Path], dataset: Path, tmp_path: Path
+) -> None:
+    subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+    config = write_config(slim_config, tmp_path, disk / "artifact")
+    assert "Read-only file system" in run(NESTFORGE, "build", config, code=2)
+    flags = ("--dataset_path", dataset, "--target_path", disk / "npz", "--text_path", disk / "list.txt")
+    assert "Read-only file system" in run(IMAGE2NPZ, *flags, code=2)
+    evaluate = ("evaluate", artifacts["fp32"], dataset, "--json")
+    assert "Read-only file system" in run(NESTFORGE, *evaluate, disk / "result.json", code=2)
+    environment = os.environ | {"NESTFORGE_CACHE": str(disk)}
+    run(NESTFORGE, *evaluate, tmp_path / "result.json", code=0, env=environment)
+    assert json.loads((tmp_path / "result.json").read_text())["images"] == 40
+
+
+def test_a_few_kills(tmp_path: Path) -> None:
+    """The harness whose long run is in docs/reliability.md."""
+    output = tmp_path / "kills.json"
+    command = [sys.executable, ROOT / "benchmarks" / "kills.py", "--kills", "6", "--repeat", "1", "-o", output]
+    subprocess.run([*command, "--work", "evaluate", "image2npz", "vamp"], check=True, capture_output=True, timeout=300)
+    works = json.loads(output.read_text())["works"]
+    assert sum(work["kills"] for work in works.values()) >= 6
+    for work in works.values():
+        assert work["wrong_results"] == 0
+        assert work["done_twice_per_kill_at_most"] < work["images"]
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="reads /proc")
+def test_soak(artifacts: dict[str, Path], dataset: Path, tmp_path: Path) -> None:
+    """Twenty seconds of the loop whose long run is in docs/reliability.md."""
+    output = tmp_path / "soak.json"
+    command = [sys.executable, ROOT / "benchmarks" / "soak.py", artifacts["int8"], dataset, "--minutes", "0.4"]
+    subprocess.run([*command, "-o", output], check=True, capture_output=True, timeout=200)
+    result = json.loads(output.read_text())
+    assert len(result["descriptors"]) == 1
+    assert result["different_counts"] == 1
+    assert result["rss_mb_last"] - result["rss_mb_first"] < 40
