@@ -130,7 +130,7 @@ class Bench:
         self._pixels, answers = folder / f"{name}.npy", folder / f"{name}.fp32.npy"
         if not self._pixels.is_file():
             read = partial(_read, preprocess=self._preprocess)
-            np.save(self._pixels, np.stack([image for _, image in map_in_order(fold.paths, read, ahead=64, workers=2)]))
+            np.save(self._pixels, np.stack(list(map_in_order(fold.paths, read, ahead=64, workers=2))))
         if not answers.is_file():
             np.save(answers, self.answer(serialize(source.model)))
         self.expected = np.load(answers)

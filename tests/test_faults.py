@@ -113,10 +113,10 @@ def test_read_only_output(
 def test_a_few_kills(tmp_path: Path) -> None:
     """The harness whose long run is in docs/reliability.md."""
     output = tmp_path / "kills.json"
-    command = [sys.executable, ROOT / "benchmarks" / "kills.py", "--kills", "6", "--repeat", "1", "-o", output]
+    command = [sys.executable, ROOT / "benchmarks" / "kills.py", "--kills", "3", "--repeat", "1", "-o", output]
     subprocess.run([*command, "--work", "evaluate", "image2npz", "vamp"], check=True, capture_output=True, timeout=300)
     works = json.loads(output.read_text())["works"]
-    assert sum(work["kills"] for work in works.values()) >= 6
+    assert sum(work["kills"] for work in works.values()) >= 3
     for work in works.values():
         assert work["wrong_results"] == 0
         assert work["done_twice_per_kill_at_most"] < work["images"]
@@ -124,9 +124,9 @@ def test_a_few_kills(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="reads /proc")
 def test_soak(artifacts: dict[str, Path], dataset: Path, tmp_path: Path) -> None:
-    """Twenty seconds of the loop whose long run is in docs/reliability.md."""
+    """Fifteen seconds of the loop whose long run is in docs/reliability.md."""
     output = tmp_path / "soak.json"
-    command = [sys.executable, ROOT / "benchmarks" / "soak.py", artifacts["int8"], dataset, "--minutes", "0.4"]
+    command = [sys.executable, ROOT / "benchmarks" / "soak.py", artifacts["int8"], dataset, "--minutes", "0.25"]
     subprocess.run([*command, "-o", output], check=True, capture_output=True, timeout=200)
     result = json.loads(output.read_text())
     assert len(result["descriptors"]) == 1
