@@ -37,10 +37,8 @@ ON_AND_OFF = {"unfold_radix": {"split_radix": False}, "split_radix": {"unfold_ra
 CASES = [
     ("split_radix", "ours", "openvino", "int8"),
     ("split_radix", "ours", "openvino", "fp32"),
-    ("split_radix", "ours", "onnxruntime", "int8"),
     ("unfold_radix", "exported", "openvino", "int8"),
     ("unfold_radix", "exported", "openvino", "fp32"),
-    ("split_radix", "exported", "openvino", "int8"),
 ]
 
 
