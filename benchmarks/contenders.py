@@ -44,7 +44,7 @@ from nestforge.errors import run_command
 from nestforge.explain.rewrites import time_kernels
 from nestforge.files import write_json
 from nestforge.measure.benchmark import Run
-from nestforge.measure.peak import measure_peak
+from nestforge.measure.peak import Peak, measure_peak
 from nestforge.networks.layers import make_seeded_weights
 from nestforge.networks.zoo import get_variant
 from nestforge.progress import show_bars
@@ -286,6 +286,7 @@ def measure(network: str, folder: Path, rounds: int) -> dict[str, Any]:
     main = network == "resnest50"
     task = Task(network, folder)
     names = [name for name, contender in CONTENDERS.items() if main or contender.large]
+    before = measure_peaks(cores)
     if not get_engine("openvino").supports("bf16"):
         names = [name for name in names if CONTENDERS[name].dtype != "bf16"]
     many = 8 if main else 2
@@ -307,10 +308,10 @@ def measure(network: str, folder: Path, rounds: int) -> dict[str, Any]:
         for name in streamed:
             settings = Settings(batch=8, height=size, width=size, threads=cores, profile=True)
             kernels[name] = time_kernels(open_profiled(name, task, settings))
-    peaks = {
-        f"{dtype}, {threads}": measure_peak(dtype, threads)
-        for dtype in ("fp32", "int8", "bf16")
-        for threads in {1, cores}
+    after = measure_peaks(cores)
+    peaks = {  # whatever else ran on the machine meanwhile only lowers a peak
+        key: max((one, after[key]), key=lambda peak: peak.macs_per_second if peak else 0.0)
+        for key, one in before.items()
     }
     floats = {
         name: sum(
@@ -331,6 +332,15 @@ def measure(network: str, folder: Path, rounds: int) -> dict[str, Any]:
         "float_convolutions": floats,
         "peaks": peaks,
         "rewrites": open_artifact(folder / "int8").manifest.rewrites,
+    }
+
+
+def measure_peaks(cores: int) -> dict[str, Peak | None]:
+    """Return the peak of every dtype on one core and on all."""
+    return {
+        f"{dtype}, {threads}": measure_peak(dtype, threads)
+        for dtype in ("fp32", "int8", "bf16")
+        for threads in sorted({1, cores})
     }
 
 
