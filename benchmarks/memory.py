@@ -39,7 +39,6 @@ from nestforge.networks.zoo import get_variant
 from nestforge.progress import show_bars
 from nestforge.tables.layout import make_grid
 
-COUNTS = (50, 300, 1000)
 LIMIT_BYTES = 10 << 30
 PEERS = ("NNCF as documented", "ORT percentile")
 
@@ -99,10 +98,10 @@ def build_once(images: Path, count: int, folder: Path) -> dict[str, float]:
     return {"peak_rss_bytes": report["peak_rss_bytes"], "seconds": report["seconds"]}
 
 
-def make_enough(images: Path, folder: Path) -> Path:
-    """Return a folder of links to the images, as many times over as the largest count needs."""
+def make_enough(images: Path, folder: Path, count: int) -> Path:
+    """Return a folder of links to the images, as many times over as `count` needs."""
     paths = list_images(images).paths
-    for index in range(max(COUNTS)):
+    for index in range(count):
         path = paths[index % len(paths)]
         link = folder / path.parent.name / f"{index // len(paths)}_{path.name}"
         link.parent.mkdir(parents=True, exist_ok=True)
@@ -129,6 +128,7 @@ def main() -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=Path, required=True, help="folder of photographs")
+    parser.add_argument("--counts", type=int, nargs="+", default=[50, 300, 1000], help="calibration images")
     parser.add_argument("--peer", choices=PEERS, help=argparse.SUPPRESS)
     parser.add_argument("--count", type=int, default=0, help=argparse.SUPPRESS)
     parser.add_argument("-o", "--output", type=Path, default=Path("benchmarks/results/memory.json"))
@@ -139,13 +139,13 @@ def main() -> None:
     builds: dict[str, dict[int, Any]] = {name: {} for name in ("nestforge", *PEERS)}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        images = make_enough(args.images, folder / "images")
+        images = make_enough(args.images, folder / "images", max(args.counts))
         variant = get_variant("resnest50")
         model = build_graph(variant, make_seeded_weights(variant, 0))
         fold_batch_norm(model)
         (folder / "given.onnx").write_bytes(serialize(model))
-        with show_bars("building", len(COUNTS) * len(builds)) as advance:
-            for count in COUNTS:
+        with show_bars("building", len(args.counts) * len(builds)) as advance:
+            for count in args.counts:
                 builds["nestforge"][count] = build_once(images, count, folder)
                 advance(1)
                 for peer in PEERS:
@@ -166,7 +166,7 @@ def main() -> None:
     console.print(make_grid("start-up", ("command", "ms"), [(n, f"{t * 1e3:.0f}") for n, t in starts.items()]))
     write_json(
         {
-            "command": "python benchmarks/memory.py --images FOLDER",
+            "command": f"python benchmarks/memory.py --images FOLDER --counts {' '.join(map(str, args.counts))}",
             "machine": read_machine(),
             "builds": builds,
             "start_seconds": starts,
