@@ -98,7 +98,7 @@ def show_tuning(result: Tuning, console: Console) -> None:
     title = f"{result.artifact} on {result.cores} cores, {result.budget_seconds:g} s"
     columns = ("batch", "streams", "threads", "images/s", "ms a request", "best for")
     console.print(make_grid(title, columns, rows))
-    console.print("Written into the artifact; predict and evaluate use it on this machine.", highlight=False)
+    console.print("Written into the artifact; predict, evaluate and vamp use it on this machine.", highlight=False)
 
 
 def show_bench(result: Bench, console: Console) -> None:

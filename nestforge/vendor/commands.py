@@ -113,9 +113,14 @@ def run(
     vdsp_params: Annotated[
         Path | None, typer.Option("--vdsp_params", help="JSON that says how images are preprocessed.")
     ] = None,
-    instances: Annotated[int, typer.Option("--instances", "-i", help="Parallel requests in a process.")] = 1,
+    instances: Annotated[
+        int | None,
+        typer.Option("--instances", "-i", help="Parallel requests in a process; default: 1, or as tuned."),
+    ] = None,
     processes: Annotated[int, typer.Option("--processes", "-p", help="Processes.")] = 1,
-    batch: Annotated[int, typer.Option("--batch", "-b", help="Images in a request.")] = 1,
+    batch: Annotated[
+        int | None, typer.Option("--batch", "-b", help="Images in a request; default: 1, or as tuned.")
+    ] = None,
     shape: Annotated[str | None, typer.Option("--shape", "-s", metavar="[C,H,W]", help="Checked if given.")] = None,
     device: Annotated[str, typer.Option("--device", "-d", help="0, the CPU; there is no other.")] = "0",
     seconds: Annotated[float | None, typer.Option("--time", "-t", help="Measured time; default 5.")] = None,
@@ -126,13 +131,13 @@ def run(
 ) -> None:
     """Measure an artifact, or run it over a list. Exit code 1 if some npz could not be read."""
     from nestforge.files import write_json
-    from nestforge.vendor.vamp import VampSettings, measure_vamp
+    from nestforge.vendor.vamp import choose_settings, measure_vamp
 
     if device.lower() not in ("0", "[0]", "cpu"):
         raise ConfigError(f"-d {device}: this machine has one device, 0, its CPU")
     if (datalist is None) != (path_output is None):
         raise ConfigError("--datalist and --path_output go together: give both, or neither to measure speed")
-    settings = VampSettings(model=model, vdsp_params=vdsp_params, instances=instances, processes=processes, batch=batch)
+    settings = choose_settings(model, vdsp_params, instances=instances, processes=processes, batch=batch)
     if datalist is not None and path_output is not None:
         if seconds is not None or iterations is not None:
             raise ConfigError("-t and --iterations measure speed; leave them out with --datalist")

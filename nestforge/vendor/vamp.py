@@ -38,6 +38,26 @@ class VampSettings:
     batch: int = 1
 
 
+def choose_settings(
+    model: Path, vdsp_params: Path | None, *, instances: int | None, processes: int, batch: int | None
+) -> VampSettings:
+    """Fill in what was not given: one request of one image, or what `nestforge.tune` found for a single process.
+
+    Raises:
+        ArtifactError: as `open_artifact`.
+    """
+    tuning = open_artifact(model).find_tuning() if instances is batch is None and processes == 1 else None
+    if tuning is not None:
+        instances, batch = tuning.throughput.streams, tuning.throughput.batch
+    return VampSettings(
+        model=model,
+        vdsp_params=vdsp_params,
+        instances=1 if instances is None else instances,
+        processes=processes,
+        batch=1 if batch is None else batch,
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
 class VampBench:
     """Speed of the network alone, on normalised random images.

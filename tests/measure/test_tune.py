@@ -13,6 +13,7 @@ from nestforge.compile.artifact import TunedArrangement, TuningRecord, open_arti
 from nestforge.engines.machine import Machine, count_available_cores, read_machine
 from nestforge.errors import ConfigError
 from nestforge.measure.classify import choose_arrangement
+from nestforge.vendor.vamp import choose_settings
 
 
 @pytest.fixture
@@ -52,6 +53,18 @@ def test_answers_do_not_depend_on_tuning(copy: Path, dataset: Path) -> None:
     chosen = choose_arrangement(open_artifact(copy), len(images))
     assert (chosen.batch, chosen.streams, chosen.threads) == (len(images) // 3, 3, 1)
     assert nestforge.predict(copy, images) == before
+
+
+def test_vamp_takes_what_was_tuned_unless_told(copy: Path) -> None:
+    opened = open_artifact(copy)
+    options = {"vdsp_params": None, "processes": 1}
+    plain = choose_settings(copy, instances=None, batch=None, **options)
+    assert (plain.instances, plain.batch) == (1, 1)
+    update_manifest(opened, tuning=make_record(engine_version=opened.manifest.versions["openvino"]))
+    tuned = choose_settings(copy, instances=None, batch=None, **options)
+    assert (tuned.instances, tuned.batch) == (3, 16)
+    told = choose_settings(copy, instances=2, batch=None, **options)
+    assert (told.instances, told.batch) == (2, 1)
 
 
 def test_tuning_is_for_one_machine(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
