@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from nestforge.compile.artifact import open_artifact
 from nestforge.compile.build import build
 from nestforge.compile.calibrate import Histogram
+from nestforge.compile.passes.split_radix import find_origin
 from nestforge.compile.rangesearch import LEVELS
 from nestforge.config import parse_config
 from nestforge.errors import ConfigError
@@ -98,8 +99,8 @@ def test_skipped_convolutions_stay_in_float(base: dict[str, object], tmp_path: P
     manifest = open_artifact(build(parse_config(config, source="test")).artifact).manifest
     assert manifest.quantization is not None
     names = manifest.quantization.float_weighted_layers
-    assert len(names) == 2
     assert names[0] == "conv1.0"
+    assert len({find_origin(name) for name in names}) == 2  # a rewriting may have computed one of them in parts
     with pytest.raises(ConfigError, match=r"holds 999 but the model has \d+ convolutions"):
         build(
             parse_config(base | {"quantize": {"skip_convolutions": [999]}, "output": str(tmp_path / "b")}, source="t")
