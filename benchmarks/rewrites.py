@@ -25,14 +25,14 @@ from nestforge.config import parse_config
 from nestforge.engines.machine import count_available_cores, read_machine
 from nestforge.errors import run_command
 from nestforge.files import write_json
-from nestforge.measure.benchmark import Run
+from nestforge.measure.benchmark import Run, run_in_turns
 from nestforge.measure.statistics import compute_ratio_interval
 from nestforge.networks.layers import make_seeded_weights
 from nestforge.networks.zoo import get_variant
 from nestforge.progress import show_bars
 from nestforge.tables.layout import make_grid
 
-ROUNDS = 25
+ROUNDS, SECONDS = 25, 10.0
 ON_AND_OFF = {"unfold_radix": {"split_radix": False}, "split_radix": {"unfold_radix": True}}
 CASES = [
     ("split_radix", "ours", "openvino", "int8"),
@@ -78,11 +78,13 @@ def compare(name: str, graph: str, engine: str, dtype: str, photos: Path, folder
     rows = []
     for batch in (1, 8):
         ours, theirs = (Run(artifact.open_session(batch=batch)) for artifact in built)
-        with show_bars(f"{name}, {graph}, {engine}, {dtype}, batch {batch}", ROUNDS + 1) as advance:
-            for turn in range(ROUNDS + 1):
-                for run in (ours, theirs) if turn % 2 == 0 else (theirs, ours):
-                    run.spend(0.2, record=turn > 0)
-                advance(1)
+        run_in_turns(
+            [ours, theirs],
+            seconds=SECONDS,
+            rounds=ROUNDS,
+            description=f"{name}, {graph}, {engine}, {dtype}, batch {batch}",
+            progress=show_bars,
+        )
         ratio, low, high = compute_ratio_interval(ours.throughputs, theirs.throughputs)
         with_ms, without_ms = (run.summarize_latency().p50 / batch for run in (ours, theirs))
         rows.append(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -139,18 +140,17 @@ def build(
 ) -> None:
     """Build an artifact (fp32, bf16 or int8) from one YAML file."""
     from nestforge.config import read_config
-    from nestforge.tables.builds import show_build, show_config, show_explanation
+    from nestforge.explain.rewrites import check_explainable
+    from nestforge.tables.builds import show_build, show_config
 
     resolved = read_config(config, overrides or ())
+    if explain:
+        check_explainable(resolved)
     show_config(resolved, _stderr())
     result = nestforge.build(resolved, overwrite=overwrite, progress=show_bars)
-    if not explain:
-        _deliver(result, show_build, json)
-        return
-    explanation = nestforge.explain_build(result.artifact, progress=show_bars)
-    if json != "-":
-        _deliver(result, show_build, None)
-    _deliver(explanation, show_explanation, json)
+    if explain:
+        result = replace(result, explanation=nestforge.explain_build(result.artifact, progress=show_bars))
+    _deliver(result, show_build, json)
 
 
 @app.command()

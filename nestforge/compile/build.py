@@ -18,6 +18,7 @@ from nestforge.compile.artifact import (
     LABELS_FILE,
     MODEL_FILE,
     BoundRecord,
+    Explanation,
     FileRecord,
     Manifest,
     Parity,
@@ -58,6 +59,7 @@ class BuildResult:
     seconds: float
     peak_rss_bytes: int
     bound: BoundRecord | None = None
+    explanation: Explanation | None = None  # of `explain_build`, where it was asked for
 
 
 Bound = Callable[[Prepared], BoundRecord]  # decides which layers to spare

@@ -35,13 +35,13 @@ from nestforge.engines.machine import count_available_cores, read_machine
 from nestforge.errors import ConfigError, DataError
 from nestforge.explain.sensitivity import DEFAULT_IMAGES, LayerSensitivity, measure_layers
 from nestforge.files import StrPath, check_output_folder, write_file_aside
-from nestforge.measure.benchmark import Run
+from nestforge.measure.benchmark import Run, run_in_turns
 from nestforge.measure.classify import run_in_order
 from nestforge.measure.statistics import bound_drop
 from nestforge.progress import Progress, silent
 
 BATCH = 8
-SPEED_ROUNDS, SPEED_SECONDS = 5, 0.3
+SPEED_ROUNDS, SPEED_SECONDS = 5, 1.5
 LEAST_SHARE = 0.005  # of the time: below it layers count as equally cheap
 MAX_STATE_BYTES = 64 << 20
 
@@ -275,9 +275,7 @@ def _judge(
     lost = int(((expected == truth) & (answers != truth)).sum())
     gained = int(((expected != truth) & (answers == truth)).sum())
     runs = [Run(session), Run(baseline)]
-    for turn in range(SPEED_ROUNDS + 1):  # the first warms up
-        for run in runs:
-            run.spend(SPEED_SECONDS, record=turn > 0)
+    run_in_turns(runs, seconds=SPEED_SECONDS, rounds=SPEED_ROUNDS, warm_up_seconds=SPEED_SECONDS / SPEED_ROUNDS)
     ours, theirs = (np.array(run.throughputs) for run in runs)
     return FrontierPoint(
         spared=spared,

@@ -26,12 +26,12 @@ from nestforge.engines.base import Images, Logits, Session, Settings
 from nestforge.errors import ArtifactError, ConfigError
 from nestforge.explain.segments import Segment, cut_graph, run_chain
 from nestforge.files import StrPath
+from nestforge.measure.kernels import measure_kernels
 from nestforge.progress import Progress, silent
 
 DEFAULT_IMAGES = 8
 BATCH = 8
 HIGHEST_SQNR_DB = 150.0  # float32's own
-TIMED_RUNS = 10
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -244,16 +244,10 @@ def _share_time(
     model = ir.from_proto(ir.to_proto(prepared.source.model))
     plan.apply(model)
     session = prepared.engine.open(serialize(model), replace(settings, streams=1, profile=True))
-    runs = []
-    for _ in range(TIMED_RUNS):
-        session.run(batch)
-        runs.append([kernel.time_ms or 0.0 for kernel in session.list_kernels()])
-    times_ms = np.median(runs, axis=0)
-    if not times_ms.sum():
+    kernels = measure_kernels(session, batch)
+    total_ms = sum(kernel.time_ms or 0.0 for kernel in kernels)
+    if not total_ms:
         return {}
-    kernels = session.list_kernels()
     return {
-        name: float(sum(time_ms for kernel, time_ms in zip(kernels, times_ms, strict=True) if name in kernel.layers))
-        / float(times_ms.sum())
-        for name in names
+        name: sum(kernel.time_ms or 0.0 for kernel in kernels if name in kernel.layers) / total_ms for name in names
     }

@@ -136,16 +136,22 @@ def bench(
 
 
 def run_in_turns(
-    runs: Sequence[Run], *, seconds: float, description: str = "measuring", progress: Progress = silent
+    runs: Sequence[Run],
+    *,
+    seconds: float,
+    rounds: int = ROUNDS,
+    warm_up_seconds: float = WARM_UP_SECONDS,
+    description: str = "measuring",
+    progress: Progress = silent,
 ) -> None:
     """Warm each run up, then give each `seconds` in rounds, whose order changes from round to round."""
-    with progress(description, ROUNDS * len(runs) + len(runs)) as advance:
+    with progress(description, rounds * len(runs) + len(runs)) as advance:
         for run in runs:
-            run.spend(WARM_UP_SECONDS, record=False)
+            run.spend(warm_up_seconds, record=False)
             advance(1)
-        for turn in range(ROUNDS):
+        for turn in range(rounds):
             for run in runs if turn % 2 == 0 else reversed(runs):
-                run.spend(seconds / ROUNDS, record=True)
+                run.spend(seconds / rounds, record=True)
                 advance(1)
 
 

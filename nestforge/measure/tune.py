@@ -13,7 +13,7 @@ from nestforge.engines import get_engine
 from nestforge.engines.machine import count_available_cores, read_machine
 from nestforge.errors import ConfigError
 from nestforge.files import StrPath
-from nestforge.measure.benchmark import Run
+from nestforge.measure.benchmark import Run, run_in_turns
 from nestforge.progress import Progress, silent
 
 BATCHES = (1, 2, 4, 8, 16)
@@ -83,16 +83,14 @@ def _race(
     artifact: Artifact, candidates: Sequence[tuple[int, int, int]], seconds: float, title: str, progress: Progress
 ) -> list[TunedArrangement]:
     """Measure (batch, streams, threads) in turns, `seconds` in all."""
-    with progress(title, (ROUNDS + 1) * len(candidates)) as advance:
+    with progress("opening", None):
         runs = [
             Run(artifact.open_session(batch=batch, streams=streams, threads=threads))
             for batch, streams, threads in candidates
         ]
-        part = seconds / ((ROUNDS + 1) * len(runs))
-        for turn in range(ROUNDS + 1):
-            for run in runs if turn % 2 == 0 else reversed(runs):
-                run.spend(part, record=turn > 0)
-                advance(1)
+    each = seconds / len(runs)
+    part = each / (ROUNDS + 1)
+    run_in_turns(runs, seconds=each - part, rounds=ROUNDS, warm_up_seconds=part, description=title, progress=progress)
     return [
         TunedArrangement(
             batch=batch,

@@ -43,6 +43,8 @@ def show_build(result: BuildResult, console: Console) -> None:
     console.print(make_pairs_table("built", rows))
     if result.bound:
         show_bound(result.bound, console)
+    if result.explanation:
+        show_explanation(result.explanation, console)
     for warning in result.warnings:
         console.print(f"[yellow]warning:[/] {escape(warning)}")
 
