@@ -30,10 +30,10 @@ from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx_ir as ir
+from accuracy_tables import Row, write_tables
 from peers import Quantizer, quantize_with_nncf, quantize_with_onnxruntime
 
 from nestforge.compile.onnxfile import serialize
@@ -69,7 +69,6 @@ PEERS: dict[str, Quantizer] = {
 BATCH = 10
 TOP = 5
 ROOT = Path(__file__).parents[1]
-Row = dict[str, Any]
 Run = Callable[[Images], Logits]
 
 
@@ -331,96 +330,6 @@ def export_lite0(args: argparse.Namespace) -> None:
     )
 
 
-def write_tables(args: argparse.Namespace) -> None:
-    """Replace what stands between the marks in the document by tables of the results."""
-    results = json.loads(args.output.read_text())["networks"]
-    text = args.document.read_text(encoding="utf-8")
-    for network, groups in results.items():
-        for name, table in (
-            ("float32 and peers", make_peer_table(groups)),
-            ("changes", make_change_table(groups)),
-            ("modes", make_mode_table(groups)),
-        ):
-            begin, end = f"<!-- {network}: {name} -->\n", "<!-- end -->"
-            if begin in text:
-                before, _, rest = text.partition(begin)
-                text = f"{before}{begin}{table}{end}{rest.partition(end)[2]}"
-    args.document.write_text(text, encoding="utf-8")
-
-
-def make_peer_table(groups: dict[str, list[Row]]) -> str:
-    """Return a Markdown table: float32, the peers, and our default."""
-    rows = [(row["contender"], row) for row in groups.get("float32", [])]
-    rows += [
-        (f"ours, {row['changed']}", row)
-        for row in groups.get("ours, one change at a time", [])
-        if "default" in row["changed"]
-    ]
-    for name in PEERS:
-        for row in groups.get(name, []):
-            rows.append((f"{name}, exact sums" if row["exact"] else name, row))
-    columns = ["contender", "top-1", "top-5", "difference pp [95%]", "McNemar p", "answers changed", "s", "GB"]
-    return _make_table(columns, [[name, *_format(row)] for name, row in rows])
-
-
-def make_change_table(groups: dict[str, list[Row]]) -> str:
-    """Return a Markdown table: our default with one thing changed."""
-    rows = [(row["changed"], row) for row in groups.get("ours, one change at a time", [])]
-    columns = ["changed", "top-1", "top-5", "difference pp [95%]", "McNemar p", "answers changed", "s", "GB"]
-    return _make_table(columns, [[name, *_format(row)] for name, row in rows])
-
-
-def make_mode_table(groups: dict[str, list[Row]]) -> str:
-    """Return a Markdown table: every mode, with the range over seeds."""
-    cells: dict[tuple[str, bool, int], list[Row]] = {}
-    for name, rows in groups.items():
-        if name.startswith("ours ") and name not in PEERS:
-            for row in rows:
-                cells.setdefault((row["mode"], row["per_channel"], row["calibration"]), []).append(row)
-    lines = []
-    for (mode, per_channel, count), rows in sorted(cells.items(), key=lambda cell: (not cell[0][1], cell[0])):
-        differences = [100 * row["paired"]["difference"] for row in rows]
-        intervals = [(100 * row["paired"]["low"], 100 * row["paired"]["high"]) for row in rows]
-        widest = min(low for low, _ in intervals), max(high for _, high in intervals)
-        changed = [row["answers_changed"] for row in rows]
-        lines.append(
-            [
-                mode,
-                "per channel" if per_channel else "per tensor",
-                str(count),
-                str(len(rows)),
-                " ".join(f"{value:+.2f}" for value in differences),
-                f"[{widest[0]:+.2f}, {widest[1]:+.2f}]",
-                f"{min(row['paired']['mcnemar_p'] for row in rows):.2g}",
-                f"{min(changed)} to {max(changed)}" if len(changed) > 1 else str(changed[0]),
-                f"{np.mean([row['top5']['rate'] for row in rows]):.2%}",
-                f"{np.mean([row['seconds'] for row in rows]):.0f}",
-                f"{max(row['peak_rss_bytes'] for row in rows) / 1e9:.2f}",
-            ]
-        )
-    columns = ["mode", "weights", "images", "seeds", "difference pp, each seed", "widest 95%", "least p"]
-    return _make_table([*columns, "answers changed", "top-5", "s", "GB"], lines)
-
-
-def _format(row: Row) -> list[str]:
-    paired = row["paired"]
-    interval = f"{100 * paired['difference']:+.2f} [{100 * paired['low']:+.2f}, {100 * paired['high']:+.2f}]"
-    return [
-        f"{row['top1']['rate']:.2%}",
-        f"{row['top5']['rate']:.2%}",
-        interval,
-        f"{paired['mcnemar_p']:.2g}",
-        str(row["answers_changed"]),
-        f"{row['seconds']:.0f}" if row["seconds"] else "",
-        f"{row['peak_rss_bytes'] / 1e9:.2f}" if row["seconds"] else "",
-    ]
-
-
-def _make_table(columns: list[str], rows: list[list[str]]) -> str:
-    lines = [columns, ["---"] * len(columns), *rows]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
-
-
 def main() -> None:
     """Run what the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -441,7 +350,7 @@ def main() -> None:
     command.set_defaults(function=export_lite0)
     command = commands.add_parser("tables", help=write_tables.__doc__)
     command.add_argument("--document", type=Path, default=ROOT / "docs" / "accuracy.md")
-    command.set_defaults(function=write_tables)
+    command.set_defaults(function=lambda args: write_tables(args.output, args.document))
     for command in commands.choices.values():
         command.add_argument("-o", "--output", type=Path, default=ROOT / "benchmarks" / "results" / "accuracy.json")
     args = parser.parse_args()

@@ -45,7 +45,6 @@ from nestforge.explain.rewrites import time_kernels
 from nestforge.files import write_json
 from nestforge.measure.benchmark import Run
 from nestforge.measure.peak import Peak, measure_peak
-from nestforge.networks.layers import make_seeded_weights
 from nestforge.networks.zoo import get_variant
 from nestforge.progress import show_bars
 
@@ -98,59 +97,15 @@ def ours(dtype: str, *, large: bool = False) -> Contender:
     return Contender(open_session, dtype, f"{dtype}/model.onnx", large)
 
 
-class TorchContender:
-    """A torch module, eager, compiled, in bf16, or quantized by PT2E."""
-
-    def __init__(
-        self, task: Task, settings: Settings, *, compiled: bool, bf16: bool = False, int8: bool = False
-    ) -> None:
-        import torch
-
-        from nestforge.networks.resnest import ResNeSt
-
-        torch.set_num_threads(settings.threads)
-        variant = get_variant(task.network)
-        self.settings = settings
-        self._torch = torch
-        self._dtype = torch.bfloat16 if bf16 else torch.float32
-        module = ResNeSt(variant).eval()
-        state = {name: torch.from_numpy(value) for name, value in make_seeded_weights(variant, 0).items()}
-        module.load_state_dict(state, strict=False)
-        module = module.to(memory_format=torch.channels_last)
-        example = torch.randn(settings.batch, 3, settings.height, settings.width).to(memory_format=torch.channels_last)
-        if int8:
-            module = self._quantize(module, example)
-        self._module = torch.compile(module) if compiled else module
-
-    def _quantize(self, module: Any, example: Any) -> Any:
-        import torchao.quantization.pt2e.quantizer.x86_inductor_quantizer as x86
-        from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
-
-        torch = self._torch
-        quantizer = x86.X86InductorQuantizer()
-        quantizer.set_global(x86.get_default_x86_inductor_quantization_config())
-        prepared = prepare_pt2e(torch.export.export(module, (example,)).module(), quantizer)
-        for _ in range(4):
-            prepared(torch.randn_like(example))
-        return convert_pt2e(prepared)
-
-    def run(self, images_nchw: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        torch = self._torch
-        with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16, enabled=self._dtype != torch.float32):
-            images = torch.from_numpy(images_nchw).to(memory_format=torch.channels_last)
-            result: np.ndarray[Any, Any] = self._module(images).float().numpy()
-        return result
-
-    def run_all(self, images_nchw: np.ndarray[Any, Any]) -> dict[str, np.ndarray[Any, Any]]:
-        return {"output": self.run(images_nchw)}
-
-    def list_kernels(self) -> list[Any]:
-        return []
-
-
 def open_torch(**options: bool) -> Open:
     """Return an opener of the torch module."""
-    return lambda task, settings: TorchContender(task, settings, **options)
+
+    def open_session(task: Task, settings: Settings) -> Session:
+        from torch_contender import TorchContender  # torch is large: only in the processes that need it
+
+        return TorchContender(task.network, settings, **options)
+
+    return open_session
 
 
 CONTENDERS = {

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from documents import make_table, replace_blocks
 
-from nestforge.files import write_file_aside
 from nestforge.measure.statistics import compute_ratio_interval
 from nestforge.pages.svg import Bar, Line, draw_bars, draw_lines, write_svg
 
@@ -31,12 +30,6 @@ KINDS = {
     "Reorder": "reorders",
     "FullyConnected": "classifier",
 }
-
-
-def make_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Return a Markdown table."""
-    lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
-    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
 
 
 def format_time(rates: list[float] | str | None) -> str:
@@ -210,7 +203,6 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results")
     parser.add_argument("--document", type=Path, default=ROOT / "docs" / "performance.md")
     args = parser.parse_args()
-    text = args.document.read_text(encoding="utf-8")
     parts: dict[str, str] = {}
     for path in sorted(args.results.glob("contenders-*.json")):
         result = json.loads(path.read_text())
@@ -231,11 +223,7 @@ def main() -> None:
     rewrites = args.results / "rewrites.json"
     if rewrites.is_file():
         parts["rewrites"] = make_rewrites_table(json.loads(rewrites.read_text())["rows"])
-    for name, table in parts.items():
-        block = f"<!-- {name} -->\n{table}\n<!-- end -->"
-        text = re.sub(f"<!-- {name} -->.*?<!-- end -->", lambda _, block=block: block, text, flags=re.DOTALL)
-    with write_file_aside(args.document) as partial:
-        partial.write_text(text, encoding="utf-8")
+    replace_blocks(args.document, parts)
 
 
 if __name__ == "__main__":

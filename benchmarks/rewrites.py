@@ -46,12 +46,10 @@ def export_module(path: Path) -> Path:
     """Export the torch module."""
     import torch
 
-    from nestforge.networks.resnest import ResNeSt
+    from nestforge.engines.torch import load_module
 
     variant = get_variant("resnest50")
-    module = ResNeSt(variant).eval()
-    state = {name: torch.from_numpy(value) for name, value in make_seeded_weights(variant, 0).items()}
-    module.load_state_dict(state, strict=False)
+    module = load_module(variant, make_seeded_weights(variant, 0))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         options = {"input_names": ["input"], "opset_version": 17, "dynamic_axes": {"input": {0: "batch"}}}

@@ -13,17 +13,23 @@ from nestforge.networks.resnest import ResNeSt
 from nestforge.networks.zoo import Variant
 
 
+def load_module(variant: Variant, weights: Mapping[str, npt.NDArray[np.float32]]) -> ResNeSt:
+    """Return the module with a complete state dict, for inference."""
+    module = ResNeSt(variant, num_classes=len(weights["fc.bias"])).eval()
+    state = {name: torch.from_numpy(value) for name, value in weights.items()}
+    missing, unexpected = module.load_state_dict(state, strict=False)
+    wrong = [name for name in (*missing, *unexpected) if not name.endswith("num_batches_tracked")]
+    if wrong:
+        raise ValueError(f"not a complete state dict of {variant.name}: {wrong[0]}")
+    return module
+
+
 class TorchSession:
     """A ResNeSt with the given state dict, run eagerly in float32; see `Session`."""
 
     def __init__(self, variant: Variant, weights: Mapping[str, npt.NDArray[np.float32]], settings: Settings) -> None:
         self.settings = settings
-        self._module = ResNeSt(variant, num_classes=len(weights["fc.bias"])).eval()
-        state = {name: torch.from_numpy(value) for name, value in weights.items()}
-        missing, unexpected = self._module.load_state_dict(state, strict=False)
-        wrong = [name for name in (*missing, *unexpected) if not name.endswith("num_batches_tracked")]
-        if wrong:
-            raise ValueError(f"not a complete state dict of {variant.name}: {wrong[0]}")
+        self._module = load_module(variant, weights)
 
     def run(self, images_nchw: Images) -> Logits:
         with torch.inference_mode():

@@ -1,0 +1,120 @@
+"""Commands that make something: exports, artifacts, and what explains them."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import nestforge
+from nestforge.cli.options import (
+    ArtifactArgument,
+    JsonOption,
+    NoVerifyOption,
+    check_file_target,
+    deliver,
+    make_stderr,
+)
+from nestforge.progress import show_bars
+
+
+def models(json: JsonOption = None) -> None:
+    """List every variant: size, parameters, MACs, published top-1, weight hash."""
+    from nestforge.tables.networks import show_models
+
+    deliver(nestforge.models(), show_models, json)
+
+
+def export(
+    model: Annotated[str, typer.Argument(help="A name that 'nestforge models' lists.", show_default=False)],
+    weights: Annotated[Path | None, typer.Option(help="Checkpoint; default: the authors', downloaded once.")] = None,
+    size: Annotated[
+        int | None, typer.Option(help="Square input size to count and check; default: the variant's.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="ONNX file, replaced if it exists; default: MODEL.onnx.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Reproducible random weights instead of a checkpoint.")] = None,
+    json: JsonOption = None,
+) -> None:
+    """Export a checkpoint to ONNX and prove it equal to the torch module."""
+    from nestforge.tables.networks import show_export
+
+    result = nestforge.export(model, weights=weights, size=size, output=output, seed=seed, progress=show_bars)
+    deliver(result, show_export, json)
+
+
+def build(
+    config: Annotated[
+        Path, typer.Argument(metavar="CONFIG.yaml", help="Build file; see configs/.", show_default=False)
+    ],
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY.PATH=VALUE", help="Change one value; may be repeated.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an artifact that exists.")] = False,
+    explain: Annotated[
+        bool,
+        typer.Option("--explain", help="Measure what each rewriting bought, and where time goes; slow."),
+    ] = False,
+    json: JsonOption = None,
+) -> None:
+    """Build an artifact (fp32, bf16 or int8) from one YAML file."""
+    from nestforge.config import read_config
+    from nestforge.explain.rewrites import check_explainable
+    from nestforge.tables.builds import show_build, show_config
+
+    resolved = read_config(config, overrides or ())
+    if explain:
+        check_explainable(resolved)
+    show_config(resolved, make_stderr())
+    result = nestforge.build(resolved, overwrite=overwrite, progress=show_bars)
+    if explain:
+        result = replace(result, explanation=nestforge.explain_build(result.artifact, progress=show_bars))
+    deliver(result, show_build, json)
+
+
+def sensitivity(
+    artifact_or_config: Annotated[
+        Path,
+        typer.Argument(
+            metavar="ARTIFACT|CONFIG.yaml", help="An artifact's folder, or a build file.", show_default=False
+        ),
+    ],
+    images: Annotated[int, typer.Option(help="Calibration images to compare answers on.")] = 8,
+    plot: Annotated[
+        Path | None, typer.Option(metavar="FILE.svg", callback=check_file_target, help="Draw the ranking as well.")
+    ] = None,
+    json: JsonOption = None,
+) -> None:
+    """Rank layers by what int8 costs in each: alone, and spared. Ctrl-C keeps what is done; exit code 1 then."""
+    from nestforge.pages.sensitivity import draw_noise
+    from nestforge.pages.svg import write_svg
+    from nestforge.tables.explain import show_sensitivity
+
+    result = nestforge.sensitivity(artifact_or_config, images=images, progress=show_bars)
+    deliver(result, show_sensitivity, json)
+    if plot is not None:
+        write_svg(draw_noise(result), plot)
+    if not result.complete:
+        raise typer.Exit(1)
+
+
+def inspect(
+    artifact: ArtifactArgument,
+    vdsp_params: Annotated[
+        Path | None, typer.Option("--vdsp_params", help="A vendor's vdsp_params file, compared as well.")
+    ] = None,
+    no_verify: NoVerifyOption = False,
+    json: JsonOption = None,
+) -> None:
+    """Show how an artifact was made, after checking its files, and what differs from the published preprocessing."""
+    from nestforge.tables.builds import show_manifest
+    from nestforge.vendor.geometry import check_artifact
+
+    differences = check_artifact(artifact, vdsp_params, verify=not no_verify)
+    deliver(nestforge.inspect(artifact, verify=not no_verify), show_manifest, json)
+    for difference in differences:
+        print(f"warning: {difference}", file=sys.stderr)
