@@ -11,7 +11,7 @@ import nestforge
 from nestforge.cli import building, measuring
 from nestforge.errors import run_command
 
-RESUMABLE = {"evaluate"}  # what is done so far is kept, and not done again by the same command
+RESUMABLE = {"evaluate", "sensitivity"}  # what is done so far is kept, and not done again by the same command
 COMMANDS = (
     building.models,
     building.export,

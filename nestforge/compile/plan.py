@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from importlib.metadata import version
 
 import numpy as np
 import numpy.typing as npt
@@ -73,6 +74,17 @@ class Prepared:
     engine: Engine
     settings: Settings  # for the calibration images' batch
     plan: QuantizationPlan | None  # int8 only
+
+    def identify(self) -> dict[str, object]:
+        """Return everything that what is measured of this build depends on, as JSON values."""
+        inputs = self.source.inputs | self.images.inputs
+        return {
+            "config": self.config.model_dump(mode="json", exclude={"output"}),
+            "inputs": {name: record.sha256 for name, record in inputs.items()},
+            "engine": [self.engine.name, self.engine.version],
+            "cpu": list(read_machine().flags),
+            "nestforge": version("nestforge"),
+        }
 
 
 def prepare(config: BuildConfig, source: Source, progress: Progress) -> Prepared:

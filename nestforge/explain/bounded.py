@@ -31,7 +31,7 @@ from nestforge.data.imagefolder import choose_balanced, list_images, match_class
 from nestforge.data.loader import Unreadable
 from nestforge.data.preprocess import load_image
 from nestforge.engines.base import Session, Settings
-from nestforge.engines.machine import count_available_cores, read_machine
+from nestforge.engines.machine import count_available_cores
 from nestforge.errors import ConfigError, DataError
 from nestforge.explain.sensitivity import DEFAULT_IMAGES, LayerSensitivity, measure_layers
 from nestforge.files import StrPath, check_output_folder, write_file_aside
@@ -219,17 +219,7 @@ def _load_state(path: Path, key: str) -> _State:
 
 def _hash_inputs(prepared: Prepared, validation: _Validation) -> str:
     files = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in validation.paths]
-    text = json.dumps(
-        [
-            prepared.config.model_dump(mode="json", exclude={"output"}),
-            {name: record.sha256 for name, record in (prepared.source.inputs | prepared.images.inputs).items()},
-            files,
-            prepared.engine.name,
-            prepared.engine.version,
-            read_machine().flags,
-        ],
-        sort_keys=True,
-    )
+    text = json.dumps([prepared.identify(), files], sort_keys=True)
     return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()
 
 

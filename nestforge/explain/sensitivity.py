@@ -7,9 +7,10 @@ on the engine's own kernels, float32 or int8, exactly as a build would make them
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from nestforge.engines.base import Images, Logits, Session, Settings
 from nestforge.errors import ArtifactError, ConfigError
 from nestforge.explain.segments import Segment, cut_graph, run_chain
 from nestforge.files import StrPath
+from nestforge.journal import keep_journal
 from nestforge.measure.kernels import measure_kernels
 from nestforge.progress import Progress, silent
 
@@ -84,7 +86,8 @@ def sensitivity(
 ) -> Sensitivity:
     """Rank the layers of an int8 artifact, or of the build a YAML file describes, by what quantizing them costs.
 
-    `images` are the first of the calibration images. Ctrl-C ends it with the layers done so far.
+    `images` are the first of the calibration images. Ctrl-C ends it with the layers done so far; those are kept, also
+    after a kill, and not measured again by the same call.
 
     Raises:
         ArtifactError: the files an artifact was built from have changed.
@@ -134,37 +137,59 @@ def measure_layers(prepared: Prepared, images: int, progress: Progress) -> tuple
     batches = list(prepared.images.load(images, batch=settings.batch))
     nodes = {str(node.name): node for node in model.graph if is_weighted(node) and node.name not in plan.skip}
     macs = count_layer_macs(model, settings.height, settings.width)
-    layers: list[LayerSensitivity] = []
     with progress("opening the network in parts", None):
         probe = _Probe(prepared, plan, settings, batches)
         shares = _share_time(prepared, plan, settings, batches[0], list(nodes))
+    measured, complete = _measure(prepared, probe, list(nodes), images, progress)
+    layers = []
+    for name, (alone, spared) in measured.items():
+        value = nodes[name].inputs[0]
+        assert value is not None  # is_weighted
+        source = str(find_source(value).name)
+        bounds = plan.ranges[source]
+        layers.append(
+            LayerSensitivity(
+                name=name,
+                kind=nodes[name].op_type,
+                macs=macs.get(name, 0),
+                macs_share=macs.get(name, 0) / max(sum(macs.values()), 1),
+                time_share=shares.get(name),
+                alone_sqnr_db=alone.sqnr_db,
+                alone_flips=alone.flips,
+                spared_sqnr_db=spared.sqnr_db,
+                spared_flips=spared.flips,
+                range_low=bounds.low,
+                range_high=bounds.high,
+                clipped_share=plan.histograms[source].share_outside(bounds),
+            )
+        )
+    return layers, probe.total, complete
+
+
+def _measure(
+    prepared: Prepared, probe: _Probe, names: list[str], images: int, progress: Progress
+) -> tuple[dict[str, tuple[Damage, Damage]], bool]:
+    """Return the damage by layer, alone and spared, and whether Ctrl-C left it complete.
+
+    Each layer is kept in a journal until all are done.
+    """
+    measured: dict[str, tuple[Damage, Damage]] = {}
     try:
-        with progress("measuring layers", len(nodes)) as advance:
-            for name, alone, spared in probe.visit(list(nodes)):
-                value = nodes[name].inputs[0]
-                assert value is not None  # is_weighted
-                source = str(find_source(value).name)
-                bounds = plan.ranges[source]
-                layers.append(
-                    LayerSensitivity(
-                        name=name,
-                        kind=nodes[name].op_type,
-                        macs=macs.get(name, 0),
-                        macs_share=macs.get(name, 0) / max(sum(macs.values()), 1),
-                        time_share=shares.get(name),
-                        alone_sqnr_db=alone.sqnr_db,
-                        alone_flips=alone.flips,
-                        spared_sqnr_db=spared.sqnr_db,
-                        spared_flips=spared.flips,
-                        range_low=bounds.low,
-                        range_high=bounds.high,
-                        clipped_share=plan.histograms[source].share_outside(bounds),
-                    )
-                )
-                advance(1)
+        with keep_journal("sensitivity", {**prepared.identify(), "images": images}) as journal:
+            for name, alone, spared in journal.records:
+                measured[name] = Damage(**alone), Damage(**spared)
+            if measured:
+                done = f"{len(measured)} of {len(names)} layers were done"
+                warnings.warn(f"going on with an interrupted measurement: {done}", stacklevel=4)
+            with progress("measuring layers", len(names)) as advance:
+                advance(len(measured))
+                for name, alone, spared in probe.visit([name for name in names if name not in measured]):
+                    measured[name] = alone, spared
+                    journal.append([name, asdict(alone), asdict(spared)])
+                    advance(1)
     except KeyboardInterrupt:
-        return layers, probe.total, False
-    return layers, probe.total, True
+        return measured, False
+    return measured, True
 
 
 class _Probe:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -113,6 +114,20 @@ def test_interruption_keeps_what_is_done(artifacts: dict[str, Path], monkeypatch
     assert 5 < len(result.layers) < 20
     drawn = "".join(ElementTree.fromstring(draw_noise(result)).itertext())
     assert all(layer.name in drawn for layer in result.layers)
+
+    done = {layer.name: layer for layer in result.layers}
+    calls.clear()
+    monkeypatch.setattr(module, "compare_logits", lambda *logits: calls.append(1) or compare(*logits))
+    with pytest.warns(UserWarning, match="going on with an interrupted"):
+        resumed = sensitivity(artifacts["int8"], images=2)
+    assert resumed.complete
+    assert len(calls) == 1 + 2 * (len(resumed.layers) - len(done))  # nothing is measured twice
+    untouched = sensitivity(artifacts["int8"], images=2)
+    assert [_without_time(layer) for layer in resumed.layers] == [_without_time(layer) for layer in untouched.layers]
+
+
+def _without_time(layer: module.LayerSensitivity) -> module.LayerSensitivity:
+    return replace(layer, time_share=None)
 
 
 def test_refusals(artifacts: dict[str, Path], slim_config: dict[str, Any], tmp_path: Path) -> None:
