@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Generator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -181,9 +182,11 @@ def _measure(
             if measured:
                 done = f"{len(measured)} of {len(names)} layers were done"
                 warnings.warn(f"going on with an interrupted measurement: {done}", stacklevel=4)
-            with progress("measuring layers", len(names)) as advance:
+            todo = [name for name in names if name not in measured]
+            # closed before anything else: an engine must not be torn down while a request runs
+            with progress("measuring layers", len(names)) as advance, closing(probe.visit(todo)) as visited:
                 advance(len(measured))
-                for name, alone, spared in probe.visit([name for name in names if name not in measured]):
+                for name, alone, spared in visited:
                     measured[name] = alone, spared
                     journal.append([name, asdict(alone), asdict(spared)])
                     advance(1)
@@ -206,7 +209,7 @@ class _Probe:
         self._expected = np.concatenate(run_chain(self._in_float, batches))
         self.total = self._compare(self._in_int8, batches)
 
-    def visit(self, names: Collection[str]) -> Iterator[tuple[str, Damage, Damage]]:
+    def visit(self, names: Collection[str]) -> Generator[tuple[str, Damage, Damage], None, None]:
         """Yield (name, damage of it alone, damage with it spared) for each layer, in the order of the graph."""
         float_batches = int8_batches = self._batches
         pool = ThreadPoolExecutor(self._segments[0].settings.streams, thread_name_prefix="layer")
