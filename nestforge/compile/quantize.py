@@ -158,6 +158,7 @@ def list_pairs(rows: Rows) -> list[tuple[Rows, Rows]]:
 
 
 def is_weighted(node: ir.Node) -> bool:
+    """Tell whether a node is a convolution or matrix product with constant float weights, of a layout we quantize."""
     weight = ir.convenience.get_const_tensor(node.inputs[1]) if len(node.inputs) > 1 and node.inputs[1] else None
     return (
         node.op_type in _OUTPUT_AXIS
@@ -182,6 +183,7 @@ def _is_depthwise(node: ir.Node, weight: npt.NDArray[np.float32]) -> bool:
 
 
 def is_residual(node: ir.Node) -> bool:
+    """Tell whether a node adds two branches, one of which a convolution puts out."""
     if node.op_type != "Add" or any(value is None or value.is_initializer() for value in node.inputs):
         return False
     producers = [value.producer() for value in node.inputs if value is not None]

@@ -38,7 +38,7 @@ def _replace_split(graph: ir.Graph, split: ir.Node) -> bool:
     value = split.inputs[0]
     if split.attributes.get_int("axis", 0) != 1 or value is None or parts < 2 or not _is_equal(split):
         return False
-    if _count_grouped(value, parts) == 0:
+    if not _is_made_by_groups(value, parts):
         return False
     for index, output in enumerate(split.outputs):
         part = _slice(graph, value, index, parts)
@@ -58,13 +58,12 @@ def _is_equal(split: ir.Node) -> bool:
     return sizes is None or len(set(sizes)) == 1
 
 
-def _count_grouped(value: ir.Value, parts: int) -> int:
-    """Return how many grouped convolutions a slice of `value` would be made by."""
+def _is_made_by_groups(value: ir.Value, parts: int) -> bool:
+    """Tell whether a slice of `value` would be made by a grouped convolution."""
     node = _get_sliceable(value, parts)
     if node is None or node.inputs[0] is None:
-        return 0
-    grouped = node.op_type == "Conv" and _read_groups(node) > 1
-    return int(grouped) if node.op_type == "Conv" else _count_grouped(node.inputs[0], parts)
+        return False
+    return _read_groups(node) > 1 if node.op_type == "Conv" else _is_made_by_groups(node.inputs[0], parts)
 
 
 def _get_sliceable(value: ir.Value, parts: int) -> ir.Node | None:
