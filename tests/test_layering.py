@@ -143,6 +143,33 @@ def test_main_path_works_without_torch(slim_onnx: Path) -> None:
     assert out.split("\n")[:2] == ["(1, 10)", "(1, 10)"]
 
 
+@pytest.mark.parametrize(
+    ("missing", "arguments", "extra"),
+    [
+        ("pyarrow", ("predict", "{artifact}", "{images}", "-o", "rows.parquet"), "nestforge[scale]"),
+        ("pyarrow", ("evaluate", "{artifact}", "{images}", "--ray", "local"), "nestforge[scale]"),
+        ("ray", ("evaluate", "{artifact}", "{images}", "--ray", "local"), "nestforge[scale]"),
+        ("mlperf_loadgen", ("loadgen", "{artifact}", "{images}"), "nestforge[loadgen]"),
+    ],
+)
+def test_a_missing_extra_is_named(
+    missing: str,
+    arguments: tuple[str, ...],
+    extra: str,
+    artifacts: dict[str, Path],
+    dataset: Path,
+    tmp_path: Path,
+) -> None:
+    code = f"import sys; sys.modules[{missing!r}] = None; from nestforge.cli import main; main()"
+    filled = [argument.format(artifact=artifacts["int8"], images=dataset) for argument in arguments]
+    command = [sys.executable, "-c", code, *filled]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
+    assert extra in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_engines_report_to_nobody() -> None:
     code = (
         "import nestforge.engines.openvino, nestforge.engines.onnxruntime, sys\n"

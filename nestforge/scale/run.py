@@ -8,9 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
-
-import pyarrow as pa
+from typing import TYPE_CHECKING, Any
 
 from nestforge import __version__
 from nestforge.compile.artifact import Artifact, open_artifact
@@ -26,6 +24,9 @@ from nestforge.scale.rows import Write, write_results
 from nestforge.scale.sources import Source, list_local_files, open_source
 from nestforge.scale.tally import Tally
 from nestforge.scale.worker import PartClassifier, TruthFinder
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
 @dataclass(frozen=True, kw_only=True)
