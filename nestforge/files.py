@@ -59,9 +59,13 @@ def remove_leftovers(folder: Path) -> None:
         OSError: the folder cannot be read or changed.
     """
     for path in folder.glob(".*.partial"):
-        number = path.name.removesuffix(".partial").rpartition(".")[2]
-        if path.is_file() and number.isdecimal() and not _is_alive(int(number)):
+        if path.is_file() and _was_killed(path.name.removesuffix(".partial").rpartition(".")[2]):
             path.unlink(missing_ok=True)
+
+
+def _was_killed(writer: str) -> bool:
+    """Tell whether the process with this number, as in a temporary name, is no more."""
+    return writer.isdecimal() and not _is_alive(int(writer))
 
 
 def _is_alive(pid: int) -> bool:
@@ -82,10 +86,11 @@ def write_folder_aside(path: Path, *, overwrite: bool) -> Iterator[Path]:
         ArtifactError: `path` exists and `overwrite` is off, or it is not an artifact.
         NestForgeError: the parent is not writable, or the disk is full.
     """
-    check_output_folder(path, overwrite=overwrite)
+    claim_output_folder(path, overwrite=overwrite)
     with _explain_os_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent))
+        prefix = f".{path.name}.{os.getpid()}."
+        partial = Path(tempfile.mkdtemp(prefix=prefix, suffix=".partial", dir=path.parent))
     try:
         with _explain_os_errors(path):
             yield partial
@@ -108,12 +113,30 @@ def _move_into_place(partial: Path, path: Path) -> None:
         shutil.rmtree(old, ignore_errors=True)
 
 
-def check_output_folder(path: Path, *, overwrite: bool) -> None:
+def _clear_killed(path: Path) -> None:
+    """Remove what `write_folder_aside` left beside `path` when a process was killed, and put back what it had moved."""
+    for left in path.parent.iterdir():
+        writer, _, rest = left.name.removeprefix(f".{path.name}.").partition(".")
+        if not left.name.startswith(f".{path.name}.") or not _was_killed(writer):
+            continue
+        if rest.endswith(".old") and not path.exists():
+            left.rename(path)
+        elif rest.endswith((".old", ".partial")) and left.is_dir():
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def claim_output_folder(path: Path, *, overwrite: bool) -> None:
     """Refuse an output that exists; with `overwrite`, still refuse to remove what is not an artifact.
+
+    What a killed process left beside it is removed before, and what it had moved away is put back.
 
     Raises:
         ArtifactError: see above.
+        NestForgeError: the parent is not writable.
     """
+    if path.parent.is_dir():
+        with _explain_os_errors(path):
+            _clear_killed(path)
     if not path.exists():
         return
     if not overwrite:

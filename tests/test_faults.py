@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import resource
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -108,6 +109,36 @@ def test_read_only_output(
     environment = os.environ | {"NESTFORGE_CACHE": str(disk)}
     run(NESTFORGE, *evaluate, tmp_path / "result.json", code=0, env=environment)
     assert json.loads((tmp_path / "result.json").read_text())["images"] == 40
+
+
+def test_killed_while_it_replaces_an_artifact(slim_config: dict[str, object], tmp_path: Path) -> None:
+    """At the worst moment: the old artifact is out of the way, the new one not yet in its place."""
+    config = write_config(slim_config, tmp_path, tmp_path / "artifact")
+    run(NESTFORGE, "build", config, code=0)
+    before = (tmp_path / "artifact" / "manifest.json").read_bytes()
+    program = (
+        "import os, signal\n"
+        "from pathlib import Path\n"
+        "rename = Path.rename\n"
+        "def die(source, target):\n"
+        "    os.kill(os.getpid(), signal.SIGKILL) if source.name.endswith('.partial') else rename(source, target)\n"
+        "Path.rename = die\n"
+        "from nestforge.cli import main; main()"
+    )
+    run(program, "build", config, "--overwrite", code=-signal.SIGKILL)
+    assert len(list(tmp_path.glob(".artifact.*"))) == 2
+    assert "artifact exists" in run(NESTFORGE, "build", config, code=2)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["artifact", "c.yaml"]
+    assert (tmp_path / "artifact" / "manifest.json").read_bytes() == before
+
+
+def test_what_others_are_writing_stays(slim_config: dict[str, object], tmp_path: Path) -> None:
+    config = write_config(slim_config, tmp_path, tmp_path / "artifact")
+    names = (f".artifact.{os.getpid()}.abc.partial", ".artifact.notes.partial", ".artifacts.1.a.old")
+    for name in names:
+        (tmp_path / name).mkdir()
+    run(NESTFORGE, "build", config, code=0)
+    assert {*names, "artifact", "c.yaml"} == {path.name for path in tmp_path.iterdir()}
 
 
 def test_a_few_kills(tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ from nestforge.engines import get_engine
 from nestforge.engines.base import Engine, Kernel, Session
 from nestforge.engines.machine import read_machine
 from nestforge.errors import ConfigError, DataError, ModelError
-from nestforge.files import StrPath, check_output_folder, write_folder_aside
+from nestforge.files import StrPath, claim_output_folder, write_folder_aside
 from nestforge.progress import Progress, advance_over, silent
 
 PARITY_IMAGES = 64
@@ -87,7 +87,7 @@ def build(
     if resolved.quantize.max_drop is not None and resolved.dtype == "int8" and bound is None:
         raise ConfigError("quantize.max_drop is held by nestforge.build, not by this function")
     output = Path(resolved.output)
-    check_output_folder(output, overwrite=overwrite)
+    claim_output_folder(output, overwrite=overwrite)
     engine = get_engine(resolved.engine)
     if not engine.supports(resolved.dtype):
         raise ConfigError(f"{resolved.engine} has no {resolved.dtype} on this CPU; choose another dtype or engine")

@@ -34,7 +34,7 @@ from nestforge.engines.base import Session, Settings
 from nestforge.engines.machine import count_available_cores
 from nestforge.errors import ConfigError, DataError
 from nestforge.explain.sensitivity import DEFAULT_IMAGES, LayerSensitivity, measure_layers
-from nestforge.files import StrPath, check_output_folder, write_file_aside
+from nestforge.files import StrPath, claim_output_folder, write_file_aside
 from nestforge.measure.benchmark import Run, run_in_turns
 from nestforge.measure.classify import run_in_order
 from nestforge.measure.statistics import bound_drop
@@ -67,7 +67,7 @@ def build(
     if resolved.quantize.max_drop is None or resolved.dtype != "int8":
         return compiled.build(resolved, overwrite=overwrite, progress=progress)
     output = Path(resolved.output)
-    check_output_folder(output, overwrite=overwrite)
+    claim_output_folder(output, overwrite=overwrite)
     state = output.with_name(f".{output.name}.bound.json")
     try:
         result = compiled.build(

@@ -80,3 +80,15 @@ def memory_url(damaged: Path) -> Iterator[str]:
         system.pipe(f"/data/{path.parent.name}/{path.name}", path.read_bytes())
     yield "memory://data"
     system.rm("/data", recursive=True)
+
+
+def find_processes(mark: str) -> list[str]:
+    """Return the command lines of processes that inherited `mark`."""
+    found = []
+    for folder in Path("/proc").iterdir():
+        try:
+            if folder.name.isdigit() and mark.encode() in (folder / "environ").read_bytes().split(b"\0"):
+                found.append((folder / "cmdline").read_text())
+        except OSError:
+            continue
+    return [line for line in found if line]

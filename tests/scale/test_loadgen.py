@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from nestforge.errors import ConfigError, DataError, NestForgeError
 from nestforge.measure.evaluate import evaluate
+from tests.scale.conftest import find_processes
 from tests.test_cli import run
 
 pytest.importorskip("mlperf_loadgen")
@@ -38,6 +44,29 @@ def test_performance(artifacts: dict[str, Path], damaged: Path, tmp_path: Path, 
     assert {"mlperf_log_summary.txt", "mlperf_log_detail.txt"} <= {path.name for path in logs.iterdir()}
     verdict = next(line for line in (logs / "mlperf_log_summary.txt").read_text().splitlines() if "Result is" in line)
     assert verdict.split()[-1] == ("VALID" if result.valid else "INVALID")
+
+
+def test_ctrl_c_leaves_nothing(artifacts: dict[str, Path], dataset: Path, tmp_path: Path) -> None:
+    """Also not the process that LoadGen runs in, nor its logs."""
+    command = [sys.executable, "-c", "from nestforge.cli import main; main()", "loadgen", artifacts["fp32"], dataset]
+    process = subprocess.Popen(
+        [*map(str, command), "--seconds", "60", "--logs", str(tmp_path / "logs")],
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+    )
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.glob("nestforge-loadgen-*/mlperf_log_detail.txt")):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    os.killpg(process.pid, signal.SIGINT)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130, stderr
+    assert "Traceback" not in stderr
+    assert list(tmp_path.iterdir()) == []
+    assert find_processes(f"TMPDIR={tmp_path}") == []
 
 
 def test_refusals(artifacts: dict[str, Path], dataset: Path, tmp_path: Path) -> None:

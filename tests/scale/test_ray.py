@@ -17,7 +17,7 @@ import pytest
 
 from nestforge.errors import ConfigError, DataError
 from nestforge.progress import Advance
-from tests.scale.conftest import write_tar
+from tests.scale.conftest import find_processes, write_tar
 
 pytest.importorskip("pyarrow")
 pytest.importorskip("ray")
@@ -150,18 +150,6 @@ def test_ctrl_c_leaves_no_process(artifacts: dict[str, Path], many: Path, tmp_pa
     while (left := find_processes(f"NESTFORGE_TEST_MARK={tmp_path}")) and time.monotonic() < deadline:
         time.sleep(0.5)
     assert not left
-
-
-def find_processes(mark: str) -> list[str]:
-    """Return the command lines of processes that inherited `mark`."""
-    found = []
-    for folder in Path("/proc").iterdir():
-        try:
-            if folder.name.isdigit() and mark.encode() in (folder / "environ").read_bytes().split(b"\0"):
-                found.append((folder / "cmdline").read_text())
-        except OSError:
-            continue
-    return [line for line in found if line]
 
 
 def test_ray_reports_to_nobody() -> None:
