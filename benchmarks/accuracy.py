@@ -34,6 +34,7 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 from accuracy_tables import Row, write_tables
+from halves import link_halves
 from peers import Quantizer, quantize_with_nncf, quantize_with_onnxruntime
 
 from nestforge.compile.onnxfile import serialize
@@ -90,20 +91,9 @@ def make_folds(config: BuildConfig, dataset: Path, *, halves: bool, folder: Path
     truth = match_classes(images, labels)
     if not halves:
         return [Fold(config=config, paths=images.paths, truth=tuple(truth))]
-    seen: dict[str, int] = {}
-    sides = []
-    for name in images.folders:
-        sides.append(seen.get(name, 0) % 2)
-        seen[name] = seen.get(name, 0) + 1
     folds = []
-    for side in (0, 1):
-        root = folder / f"half{side}"
-        for path, name, other in zip(images.paths, images.folders, sides, strict=True):
-            if other != side:
-                (root / name).mkdir(parents=True, exist_ok=True)
-                (root / name / path.name).symlink_to(path.resolve())
-        section = config.calibration.model_copy(update={"data": str(root)})
-        kept = [place for place, other in enumerate(sides) if other == side]
+    for side, kept in enumerate(link_halves(images, folder)):
+        section = config.calibration.model_copy(update={"data": str(folder / f"half{1 - side}")})
         folds.append(
             Fold(
                 config=config.model_copy(update={"calibration": section}),

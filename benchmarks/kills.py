@@ -3,8 +3,9 @@
     python benchmarks/kills.py [--kills 200] [--work evaluate vamp ...] [--seed 0] [-o benchmarks/results/kills.json]
 
 Each work is run once without a disturbance. Then it is started, killed after a random part of that time, and started
-again, until it ends by itself; its result must be the undisturbed one, byte for byte and with no file more. The images
-that all the runs classified (or converted), beyond the number there are, were done twice.
+again, until it ends by itself; its result must be the undisturbed one, byte for byte and with no file more; of
+`sensitivity` but for the times. The images that all the runs classified or converted (of `sensitivity`: the layers that
+they measured), beyond those of the undisturbed run, were done twice.
 """
 
 from __future__ import annotations
@@ -57,6 +58,7 @@ class Work:
 
     arguments: Callable[[Path, Path], tuple[str, ...]]  # of the folder of inputs and of `out`
     results: tuple[str, ...]
+    times: tuple[str, ...] = ()  # keys of a JSON result that no two runs have alike
 
 
 WORKS = {
@@ -79,6 +81,11 @@ WORKS = {
         ("list.txt", "npz"),
     ),
     "vamp": Work(lambda data, out: _vamp(data, out, "-b", "8", "-i", "2"), ("results",)),
+    "sensitivity": Work(
+        lambda data, out: ("nestforge", "sensitivity", f"{data}/int8", "--json", f"{out}/result.json"),
+        ("result.json",),
+        times=("seconds", "time_share"),
+    ),
     "build, bounded": Work(
         lambda data, out: ("nestforge", "build", f"{data}/bounded.yaml", "--set", f"output={out}/artifact"),
         ("artifact/model.onnx",),  # the manifest holds measured times
@@ -93,13 +100,14 @@ def _vamp(data: Path, out: Path, *flags: str) -> tuple[str, ...]:
 
 
 def run_child(counter: Path, tool: str, arguments: list[str]) -> None:
-    """Be the command line, and add a byte to `counter` for every image done: that survives a kill."""
+    """Be the command line, and add a byte to `counter` for every image or layer done: that survives a kill."""
     from nestforge import cli
     from nestforge.engines import openvino
+    from nestforge.explain import sensitivity
     from nestforge.vendor import commands, npz
 
     file = os.open(counter, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-    run, write = openvino._OpenVINOSession.run, npz.write_npz
+    run, write, measure = openvino._OpenVINOSession.run, npz.write_npz, sensitivity._Probe._measure
 
     def count_run(self: Any, images_nchw: Any) -> Any:
         scores = run(self, images_nchw)
@@ -110,8 +118,15 @@ def run_child(counter: Path, tool: str, arguments: list[str]) -> None:
         write(*arguments)
         os.write(file, b".")
 
+    def count_measure(*arguments: Any) -> Any:
+        damage = measure(*arguments)
+        os.write(file, b".")
+        return damage
+
     if tool == "image2npz":
         npz.write_npz = count_write
+    elif arguments[0] == "sensitivity":
+        sensitivity._Probe._measure = count_measure  # type: ignore[method-assign]
     else:
         openvino._OpenVINOSession.run = count_run  # type: ignore[method-assign]
     sys.argv = [tool, *arguments]
@@ -170,17 +185,25 @@ def read_results(work: Work, out: Path) -> dict[str, bytes]:
         for path in paths:
             if path.is_file():
                 found[str(path.relative_to(out))] = path.read_bytes().replace(str(out).encode(), b"OUT")
+        if work.times:
+            found[name] = json.dumps(_leave_out(json.loads(found[name]), work.times)).encode()
     return found
+
+
+def _leave_out(value: Any, keys: tuple[str, ...]) -> Any:
+    if isinstance(value, dict):
+        return {key: _leave_out(inner, keys) for key, inner in value.items() if key not in keys}
+    return [_leave_out(inner, keys) for inner in value] if isinstance(value, list) else value
 
 
 def try_work(name: str, data: Path, scratch: Path, kills: int, images: int, rng: random.Random) -> dict[str, Any]:
     """Kill one work `kills` times; return what happened."""
     work = WORKS[name]
-    passes = 2 if "--vs" in name else 1
     counted = name not in ("vamp -p 2", "build, bounded")  # other processes; several passes
     (scratch / "plain").mkdir(parents=True)
     _, seconds = run_until(work.arguments(data, scratch / "plain"), scratch / "plain" / "counter", None)
     expected = read_results(work, scratch / "plain")
+    needed = (scratch / "plain" / "counter").stat().st_size
     killed = completed = wrong = twice = worst = 0
     with show_bars(name, kills) as advance:
         while killed < kills:
@@ -196,12 +219,12 @@ def try_work(name: str, data: Path, scratch: Path, kills: int, images: int, rng:
             completed += 1
             wrong += read_results(work, out) != expected
             if counted:
-                extra = (out / "counter").stat().st_size - passes * images
+                extra = (out / "counter").stat().st_size - needed
                 twice += extra
                 worst = max(worst, -(-extra // max(here, 1)))
             shutil.rmtree(out)
     return {
-        "images": passes * images,
+        "images": needed if counted else images,
         "seconds": seconds,
         "kills": killed,
         "completed": completed,
@@ -234,7 +257,7 @@ def main() -> None:
         for name in args.work:
             results[name] = try_work(name, data, scratch, kills, 2000 * args.repeat, rng)
             shutil.rmtree(scratch)
-    columns = ("work", "images", "seconds", "kills", "completed", "wrong results", "done twice", "at most a kill")
+    columns = ("work", "images (layers)", "seconds", "kills", "completed", "wrong", "done twice", "at most a kill")
     keys = ("images", "seconds", "kills", "completed", "wrong_results", "done_twice", "done_twice_per_kill_at_most")
     rows = [(name, *(_format(row[key]) for key in keys)) for name, row in results.items()]
     Console(width=140).print(make_grid("kill -9 at random moments", columns, rows))

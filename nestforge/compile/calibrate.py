@@ -17,6 +17,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from nestforge.compile.rangesearch import find_kl_range, find_mse_range
+from nestforge.data.loader import map_in_order
 from nestforge.engines.base import Engine, Images, Settings
 from nestforge.errors import ModelError
 
@@ -144,7 +145,7 @@ def observe_activations(
 ) -> dict[str, Histogram]:
     """Run `batches` through the float32 graph and return a histogram of each value in `names`.
 
-    The values named in `means` are added to those. Memory is that of one batch's activations and one histogram a
+    The values named in `means` are added to those. Memory is that of two batches' activations and one histogram a
     value, however many batches there are.
 
     Raises:
@@ -158,9 +159,11 @@ def observe_activations(
             probe.graph.output.add(name=name)
     session = engine.open(probe.SerializeToString(), settings)
     histograms = {name: Histogram() for name in names}
-    for images_nchw in batches:
-        values = session.run_all(images_nchw)
-        values[input_name] = images_nchw
+
+    def run(images_nchw: Images) -> dict[str, npt.NDArray[np.float32]]:
+        return {**session.run_all(images_nchw), input_name: images_nchw}
+
+    for values in map_in_order(batches, run, ahead=2, workers=1):  # a batch runs while the one before is counted
         for observers in (histograms, means):
             for name, observer in observers.items():
                 observer.observe(values[name])

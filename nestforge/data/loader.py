@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,7 +77,7 @@ def load_batch(
 
 
 def map_in_order(
-    items: Sequence[Item], function: Callable[[Item], Outcome], *, ahead: int, workers: int
+    items: Iterable[Item], function: Callable[[Item], Outcome], *, ahead: int, workers: int
 ) -> Iterator[Outcome]:
     """Yield the results of `function` in order; threads run at most `ahead` items ahead of the reader."""
     waiting: deque[Future[Outcome]] = deque()

@@ -34,7 +34,13 @@ class Segment:
     def open_quantized(
         self, engine: Engine, plan: QuantizationPlan, activations: Collection[str], *, spared: Collection[str]
     ) -> Session:
-        """Open it in int8: of the whole graph, `activations` are quantized and the layers in `spared` are not."""
+        """Open what `quantize` makes."""
+        return engine.open(self.quantize(plan, activations, spared=spared).SerializeToString(), self.settings)
+
+    def quantize(
+        self, plan: QuantizationPlan, activations: Collection[str], *, spared: Collection[str]
+    ) -> onnx.ModelProto:
+        """Return it in int8: of the whole graph, `activations` are quantized and the layers in `spared` are not."""
         model = ir.from_proto(self.proto)
         plan.apply(model, spared=spared, activations=activations)
         quantized = ir.to_proto(model)
@@ -42,7 +48,7 @@ class Segment:
         if output.name in activations:  # the value belongs to both parts, and a layer here may be who asks for it
             dequantized = next(node for node in quantized.graph.node if node.name == f"{output.name}.dequantize")
             output.name = dequantized.output[0]
-        return engine.open(quantized.SerializeToString(), self.settings)
+        return quantized
 
 
 def cut_graph(model: ir.Model, engine: Engine, settings: Settings) -> list[Segment]:

@@ -15,7 +15,7 @@ import pytest
 
 from nestforge.compile.onnxfile import serialize
 from nestforge.compile.plan import Prepared, prepare
-from nestforge.compile.quantize import find_activations
+from nestforge.compile.quantize import find_activations, is_weighted
 from nestforge.compile.source import load_source
 from nestforge.config import parse_config
 from nestforge.engines.base import Settings
@@ -64,6 +64,32 @@ def test_parts_are_the_whole(prepared: Prepared) -> None:
     parts = [segment.open_quantized(prepared.engine, plan, asked, spared=()) for segment in segments]
     found = run_chain(parts, batches)[0]
     assert compare_logits(expected, found).sqnr_db > 35  # a rounding that falls the other way is a whole step
+
+
+def list_quantizers(proto: onnx.ModelProto) -> dict[str, bytes]:
+    """Return what makes a graph an int8 one: every quantizer, and every tensor bit for bit."""
+    tensors = {tensor.name: onnx.numpy_helper.to_array(tensor).tobytes() for tensor in proto.graph.initializer}
+    quantizers = {node.name: b"" for node in proto.graph.node if node.op_type == "QuantizeLinear"}
+    return tensors | quantizers
+
+
+def test_a_spared_layer_leaves_the_quantizers_of_a_build(prepared: Prepared) -> None:
+    plan = prepared.plan
+    assert plan is not None
+    settings = Settings(batch=IMAGES, height=56, width=56)
+    segments = cut_graph(prepared.source.model, prepared.engine, settings)
+    asked = find_activations(prepared.source.model)
+    for node in filter(is_weighted, prepared.source.model.graph):
+        name = str(node.name)
+        left = find_activations(prepared.source.model, skip={name})
+        whole = copy_model(prepared)
+        plan.apply(whole, spared={name})
+        parts: dict[str, bytes] = {}
+        for segment in segments:
+            own = name in segment.nodes
+            part = segment.quantize(plan, left if own else asked, spared={name} if own else ())
+            parts |= list_quantizers(part)
+        assert parts == list_quantizers(ir.to_proto(whole)), name
 
 
 def test_spared_is_what_a_build_makes_of_it(prepared: Prepared) -> None:
