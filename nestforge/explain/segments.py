@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 from nestforge.compile.onnxfile import infer_shapes, read_shapes
 from nestforge.compile.plan import QuantizationPlan
-from nestforge.compile.quantize import MOVES
+from nestforge.compile.quantize import MOVES, find_activations
 from nestforge.engines.base import Engine, Images, Session, Settings
 
 
@@ -52,7 +52,7 @@ class Segment:
 
 
 def cut_graph(model: ir.Model, engine: Engine, settings: Settings) -> list[Segment]:
-    """Cut a graph wherever all of it that follows reads a single value of four dimensions.
+    """Cut a graph wherever all of it that follows reads a single value of four dimensions, not before a ReLU.
 
     Integers that are known from the input's shape alone become constants.
     """
@@ -68,7 +68,8 @@ def cut_graph(model: ir.Model, engine: Engine, settings: Settings) -> list[Segme
         live |= {name for name in node.output if name}
         live -= {name for name in live if last_use.get(name, -1) <= index}
         value = "".join(live & floats) if len(live & floats) == 1 else ""
-        if value in node.output and node.op_type not in MOVES and len(shapes.get(value, ())) == 4:
+        fused = graph.node[index + 1].op_type == "Relu"  # which engines run with the layer before it
+        if value in node.output and not fused and node.op_type not in MOVES and len(shapes.get(value, ())) == 4:
             cuts.append((index + 1, value))
             crossing |= live - floats
     fixed = _read_integers(proto, sorted(crossing), engine, settings)
@@ -76,6 +77,22 @@ def cut_graph(model: ir.Model, engine: Engine, settings: Settings) -> list[Segme
     return [
         _extract(proto, bounds[place], bounds[place + 1], shapes, fixed, settings) for place in range(len(bounds) - 1)
     ]
+
+
+def list_foreign(
+    segments: Sequence[Segment], model: ir.Model, asked: Collection[str], *, skip: Collection[str]
+) -> list[set[str]]:
+    """Return for each part of `model` the values at its ends that are not its own to quantize.
+
+    A value between two parts is the first's where only layers of that ask for it, and else the second's; so layers
+    that are spared in one part take their quantizers with them.
+    """
+    foreign: list[set[str]] = [set() for _ in segments]
+    for place, segment in enumerate(segments[:-1]):
+        end = segment.proto.graph.output[0].name
+        only_here = end in asked and end not in find_activations(model, skip={*skip, *segment.nodes})
+        foreign[place + only_here].add(end)
+    return foreign
 
 
 def run_chain(sessions: Sequence[Session], batches: Sequence[Images]) -> list[Images]:

@@ -26,7 +26,7 @@ from nestforge.compile.source import load_source
 from nestforge.config import BuildConfig, read_config
 from nestforge.engines.base import Images, Logits, Session, Settings
 from nestforge.errors import ArtifactError, ConfigError
-from nestforge.explain.segments import Segment, cut_graph, run_chain
+from nestforge.explain.segments import Segment, cut_graph, list_foreign, run_chain
 from nestforge.files import StrPath
 from nestforge.journal import keep_journal
 from nestforge.measure.kernels import measure_kernels
@@ -203,8 +203,12 @@ class _Probe:
         self._segments = cut_graph(self._model, self._engine, settings)
         self._layers = {str(node.name) for node in self._model.graph if is_weighted(node)}
         self._asked = find_activations(self._model, skip=plan.skip)
+        self._foreign = list_foreign(self._segments, self._model, self._asked, skip=plan.skip)
         self._in_float = [segment.open(self._engine) for segment in self._segments]
-        self._in_int8 = [self._open(segment, self._asked, spared=()) for segment in self._segments]
+        self._in_int8 = [
+            self._open(segment, self._asked.keys() - foreign, spared=())
+            for segment, foreign in zip(self._segments, self._foreign, strict=True)
+        ]
         self._batches = batches
         self._expected = np.concatenate(run_chain(self._in_float, batches))
         self.total = self._compare(self._in_int8, batches)
@@ -232,7 +236,7 @@ class _Probe:
         own = _list_own(self._model.graph.node(name))
         alone = self._open(segment, own & self._asked.keys(), spared=self._layers - {name})
         asked = find_activations(self._model, skip=self._plan.skip | {name})
-        spared = self._open(segment, asked.keys(), spared={name})
+        spared = self._open(segment, asked.keys() - self._foreign[place], spared={name})
         return (
             self._compare([alone, *self._in_float[rest:]], float_batches),
             self._compare([spared, *self._in_int8[rest:]], int8_batches),
