@@ -13,6 +13,7 @@ import onnx_ir as ir
 from onnx import version_converter
 from onnx_ir.passes.common import LiftConstantsToInitializersPass, NameFixPass, RemoveInitializersFromInputsPass
 
+from nestforge.compile.constants import fold_constants
 from nestforge.errors import ModelError
 
 MAX_ONNX_BYTES = 2 << 30  # protobuf's own limit
@@ -34,7 +35,9 @@ class ImageClassifier:
 
 
 def read_onnx(path: Path) -> ir.Model:
-    """Read an ONNX file, with constants as initializers, an opset of at least 13, and a unique name for every node.
+    """Read an ONNX file, with an opset of at least 13 and a unique name for every node.
+
+    Constants are initializers, also small ones that the graph computes.
 
     Raises:
         ModelError: missing, too large, not ONNX, or with data in other files.
@@ -54,6 +57,7 @@ def read_onnx(path: Path) -> ir.Model:
         model = ir.from_proto(proto)
         LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
         RemoveInitializersFromInputsPass()(model)
+        fold_constants(model)
         NameFixPass()(model)
     except ModelError:
         raise
@@ -120,12 +124,16 @@ def append_softmax(model: ir.Model) -> None:
 
 
 def count_graph_macs(model: ir.Model, height: int, width: int) -> int:
-    """Return the multiply-accumulates of convolutions and matrix products for one image."""
-    return sum(count_layer_macs(model, height, width).values())
+    """Return the multiply-accumulates of convolutions and matrix products for one image; 0 where one is not known."""
+    macs = count_layer_macs(model, height, width).values()
+    return sum(macs) if all(macs) else 0
 
 
 def count_layer_macs(model: ir.Model, height: int, width: int) -> dict[str, int]:
-    """Return the multiply-accumulates of each convolution and matrix product for one image, by the node's name."""
+    """Return the multiply-accumulates of each convolution and matrix product for one image, by the node's name.
+
+    A layer whose size cannot be inferred has 0.
+    """
     proto = infer_shapes(model, 1, height, width)
     shapes = read_shapes(proto)
     macs = {}

@@ -69,7 +69,7 @@ def cut_graph(model: ir.Model, engine: Engine, settings: Settings) -> list[Segme
         live -= {name for name in live if last_use.get(name, -1) <= index}
         value = "".join(live & floats) if len(live & floats) == 1 else ""
         fused = graph.node[index + 1].op_type == "Relu"  # which engines run with the layer before it
-        if value in node.output and not fused and node.op_type not in MOVES and len(shapes.get(value, ())) == 4:
+        if value in node.output and not fused and node.op_type not in MOVES and _is_known(shapes.get(value, [])):
             cuts.append((index + 1, value))
             crossing |= live - floats
     fixed = _read_integers(proto, sorted(crossing), engine, settings)
@@ -100,6 +100,10 @@ def run_chain(sessions: Sequence[Session], batches: Sequence[Images]) -> list[Im
     for session in sessions:
         batches = [session.run(batch).copy() for batch in batches]
     return list(batches)
+
+
+def _is_known(shape: Sequence[int]) -> bool:
+    return len(shape) == 4 and all(shape)
 
 
 def _list_floats(proto: onnx.ModelProto) -> set[str]:

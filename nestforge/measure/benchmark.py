@@ -128,7 +128,7 @@ def bench(
         throughput_ips=throughput,
         latency_ms=runs[0].summarize_latency(),
         macs=manifest.kernel_macs,
-        peak_share=throughput * manifest.kernel_macs / peak.macs_per_second if peak else None,
+        peak_share=throughput * manifest.kernel_macs / peak.macs_per_second if peak and manifest.kernel_macs else None,
         peak=peak,
         machine=read_machine(),
         vs=_compare(runs, artifacts[1]) if len(artifacts) > 1 else None,

@@ -77,7 +77,7 @@ def measure_scaling(
     speeds = []
     for artifact, dtype, rows in zip(artifacts, dtypes, found, strict=True):
         peak = max(filter(None, peaks[dtype]), key=lambda peak: peak.macs_per_second, default=None)
-        share = artifact.manifest.kernel_macs / peak.macs_per_second if peak else None
+        share = artifact.manifest.kernel_macs / peak.macs_per_second if peak and artifact.manifest.kernel_macs else None
         batch_speeds = tuple(replace(row, peak_share=share and row.throughput_ips * share) for row in rows)
         speeds.append(
             Speed(artifact=artifact.folder, threads=threads, seconds=seconds, peak=peak, batches=batch_speeds)

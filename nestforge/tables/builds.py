@@ -107,7 +107,9 @@ def list_manifest_rows(manifest: Mapping[str, Any]) -> list[tuple[str, str]]:
         (
             "model",
             f"{manifest['name']}, {manifest['classes']} classes, {manifest['height']}x{manifest['width']}, "
-            f"{manifest['kernel_macs'] / 1e9:.3f} GMAC an image",
+            f"{manifest['kernel_macs'] / 1e9:.3f} GMAC an image"
+            if manifest["kernel_macs"]
+            else "MACs not known",
         ),
         ("engine, dtype", f"{config['engine']}, {config['dtype']}"),
         ("preprocessing", parse_preprocess(manifest["preprocess"]).describe()),

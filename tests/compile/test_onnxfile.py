@@ -6,9 +6,21 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
+from onnx_ir.passes.common import LiftConstantsToInitializersPass
 
-from nestforge.compile.onnxfile import add_initializer, count_graph_macs, inspect_classifier, read_onnx
+from nestforge.compile.constants import fold_constants
+from nestforge.compile.onnxfile import (
+    add_initializer,
+    count_graph_macs,
+    count_layer_macs,
+    inspect_classifier,
+    read_onnx,
+    serialize,
+)
+from nestforge.engines import get_engine
+from nestforge.engines.base import Settings
 from nestforge.errors import ModelError
 from nestforge.networks.layers import count_kernel_macs
 from nestforge.networks.zoo import get_variant
@@ -93,3 +105,75 @@ def test_taken_names_are_avoided(slim_onnx: Path) -> None:
     graph = read_onnx(slim_onnx).graph
     first, second = (add_initializer(graph, "fc.weight", np.zeros(1, np.float32)) for _ in range(2))
     assert len({"fc.weight", first.name, second.name}) == 3
+
+
+PADS = """<ir_version: 9, opset_import: ["" : 17]> padded (float[n,3,h,w] x) => (float[n,4] y)
+    {
+        one = Constant<value = int64[1] {4}>()
+        zeros = ConstantOfShape<value = int64[1] {0}>(one)
+        ends = Constant<value = int64[4] {1, 1, 1, 1}>()
+        flat = Concat<axis = 0>(ends, zeros)
+        pair = Constant<value = int64[2] {2, 4}>()
+        table = Reshape(flat, pair)
+        turned = Transpose<perm = [1, 0]>(table)
+        start = Constant<value = int64[1] {-1}>()
+        end = Constant<value = int64[1] {-9}>()
+        axis = Constant<value = int64[1] {0}>()
+        step = Constant<value = int64[1] {-1}>()
+        backwards = Slice(turned, start, end, axis, step)
+        all = Constant<value = int64[1] {-1}>()
+        mixed = Reshape(backwards, all)
+        order = Constant<value = int64[8] {1, 3, 0, 2, 5, 7, 4, 6}>()
+        pads = Gather(mixed, order)
+        wide = Pad(x, pads)
+        c = Conv(wide, w)
+        p = GlobalAveragePool(c)
+        y = Flatten(p)
+    }"""
+
+
+def test_pads_that_the_graph_computes_become_constants(tmp_path: Path) -> None:
+    """As torch.onnx.export writes ZeroPad2d: without it no size is known, and no multiplication counted."""
+    proto = onnx.parser.parse_model(PADS)
+    weight = np.random.default_rng(0).standard_normal((4, 3, 3, 3)).astype(np.float32)
+    proto.graph.initializer.append(onnx.numpy_helper.from_array(weight, "w"))
+    path = tmp_path / "a.onnx"
+    onnx.save(proto, path)
+    model = read_onnx(path)
+    assert [node.op_type for node in model.graph] == ["Pad", "Conv", "GlobalAveragePool", "Flatten"]
+    pads = model.graph[0].inputs[1].const_value.numpy()
+    images = np.random.default_rng(1).standard_normal((2, 3, 8, 8)).astype(np.float32)
+    engine, settings = get_engine("onnxruntime"), Settings(batch=2, height=8, width=8)
+    expected, found = (engine.open(data, settings).run(images) for data in (path.read_bytes(), serialize(model)))
+    assert (expected == found).all()
+    height, width = 8 + int(pads[2] + pads[6]) - 2, 8 + int(pads[3] + pads[7]) - 2
+    assert height * width > 36
+    assert count_graph_macs(model, 8, 8) == 4 * 27 * height * width
+
+
+def test_sizes_that_are_not_known_count_nothing() -> None:
+    """One convolution's size depends on what is in the image: the count of the other alone would be wrong."""
+    text = """<ir_version: 9, opset_import: ["" : 17]> odd (float[n,3,h,w] x) => (float[n,4] y)
+        { a = Conv(x, w)  m = ReduceMax<keepdims = 0>(a)  i = Cast<to = 7>(m)  z = Mul(i, zeros)
+          wide = Pad(a, z)  b = Conv(wide, v)  p = GlobalAveragePool(b)  y = Flatten(p) }"""
+    proto = onnx.parser.parse_model(text)
+    for name, array in (
+        ("w", np.ones((4, 3, 1, 1), np.float32)),
+        ("v", np.ones((4, 4, 1, 1), np.float32)),
+        ("zeros", np.zeros(8, np.int64)),
+    ):
+        proto.graph.initializer.append(onnx.numpy_helper.from_array(array, name))
+    for index, node in enumerate(proto.graph.node):
+        node.name = f"node{index}"
+    model = ir.from_proto(proto)
+    assert sorted(count_layer_macs(model, 8, 8).values()) == [0, 4 * 3 * 64]
+    assert count_graph_macs(model, 8, 8) == 0
+
+
+def test_large_constants_are_not_computed() -> None:
+    text = """<ir_version: 9, opset_import: ["" : 17]> big (float[n,3,h,w] x) => (float[n,3] y)
+        { size = Constant<value = int64[3] {100000, 100000, 100000}>()  huge = ConstantOfShape(size)
+          p = GlobalAveragePool(x)  y = Flatten(p)  z = Identity(huge) }"""
+    model = ir.from_proto(onnx.parser.parse_model(text))
+    LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+    assert fold_constants(model) == 0
