@@ -252,7 +252,7 @@ def _prepare(fold: Fold, count: int, seed: int, *, dtype: str) -> tuple[Prepared
         "calibration": section.model_copy(update={"count": count, "seed": seed}),
     }
     if dtype == "fp32":  # what peers get: the graph as it is exported
-        changes["rewrites"] = RewriteSection(unfold_radix=False, split_radix=False)
+        changes["rewrites"] = RewriteSection(fold_pads=False, unfold_radix=False, split_radix=False)
     config = fold.config.model_copy(update=changes)
     source = load_source(config, silent)
     bench = Bench(fold, source)

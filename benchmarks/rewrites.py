@@ -1,16 +1,18 @@
-"""What each rewriting buys on ResNeSt-50, on every way the network comes in.
+"""What each rewriting buys, on every way a network comes in.
 
     pip install -e '.[torch]'
-    python benchmarks/rewrites.py --photos FOLDER [-o benchmarks/results/rewrites.json]
+    python benchmarks/rewrites.py --photos FOLDER [--foreign BUILD.yaml] [-o benchmarks/results/rewrites.json]
 
-The network as `nestforge` writes it, and as PyTorch exports the module with a fifth dimension for the radix (as timm
-writes it too). Each is built with a rewriting on and off; both run in turns (`nestforge build --explain` does the same
-for any build file). The commit is that of the working tree.
+ResNeSt-50 as `nestforge` writes it, and as PyTorch exports the module with a fifth dimension for the radix (as timm
+writes it too); for pads the network of a build file. Each is built with a rewriting on and off; both run in turns
+(`nestforge build --explain` does the same for any build file). The commit is that of the working tree. With
+`--rewriting`, rows of others stay in the output as they are.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import subprocess
 import tempfile
 import warnings
@@ -21,7 +23,7 @@ from rich.console import Console
 
 import nestforge
 from nestforge.compile.artifact import open_artifact
-from nestforge.config import parse_config
+from nestforge.config import parse_config, read_config
 from nestforge.engines.machine import count_available_cores, read_machine
 from nestforge.errors import run_command
 from nestforge.files import write_json
@@ -33,12 +35,14 @@ from nestforge.progress import show_bars
 from nestforge.tables.layout import make_grid
 
 ROUNDS, SECONDS = 25, 10.0
-ON_AND_OFF = {"unfold_radix": {"split_radix": False}, "split_radix": {"unfold_radix": True}}
+ON_AND_OFF = {"unfold_radix": {"split_radix": False}, "split_radix": {"unfold_radix": True}, "fold_pads": {}}
 CASES = [
     ("split_radix", "ours", "openvino", "int8"),
     ("split_radix", "ours", "openvino", "fp32"),
     ("unfold_radix", "exported", "openvino", "int8"),
     ("unfold_radix", "exported", "openvino", "fp32"),
+    ("fold_pads", "foreign", "openvino", "int8"),
+    ("fold_pads", "foreign", "openvino", "fp32"),
 ]
 
 
@@ -57,21 +61,28 @@ def export_module(path: Path) -> Path:
     return path
 
 
-def compare(name: str, graph: str, engine: str, dtype: str, photos: Path, folder: Path) -> list[dict[str, Any]]:
-    """Build with and without, and measure both in turns at batch 1 and 8."""
-    model = {"name": "resnest50", "seed": 0} if graph == "ours" else {"onnx": str(folder / "exported.onnx")}
-    base = {
-        "model": model,
-        "dtype": dtype,
-        "engine": engine,
+def describe(graph: str, photos: Path, folder: Path, foreign: Path | None) -> dict[str, Any]:
+    """Return the build file of a case's graph."""
+    if graph == "foreign":
+        assert foreign is not None
+        return read_config(foreign).model_dump(mode="json")
+    return {
+        "model": {"name": "resnest50", "seed": 0} if graph == "ours" else {"onnx": str(folder / "exported.onnx")},
         "calibration": {"data": str(photos), "count": 8},
         "preprocess": {"ops": [{"op": "ecenter_crop", "size": 224}]},
     }
+
+
+def compare(
+    name: str, graph: str, engine: str, dtype: str, config: dict[str, Any], folder: Path
+) -> list[dict[str, Any]]:
+    """Build with and without, and measure both in turns at batch 1 and 8."""
+    base = {**config, "dtype": dtype, "engine": engine}
     built = []
     for on in (True, False):
         output = folder / f"{name}-{graph}-{engine}-{dtype}-{on}"
-        config = {**base, "rewrites": {**ON_AND_OFF[name], name: on}, "output": str(output)}
-        nestforge.build(parse_config(config, source="rewrites"), progress=show_bars)
+        changed = {**base, "rewrites": {**ON_AND_OFF[name], name: on}, "output": str(output)}
+        nestforge.build(parse_config(changed, source="rewrites"), progress=show_bars)
         built.append(open_artifact(output))
     rows = []
     for batch in (1, 8):
@@ -88,7 +99,7 @@ def compare(name: str, graph: str, engine: str, dtype: str, photos: Path, folder
         rows.append(
             {
                 "name": name,
-                "graph": graph,
+                "graph": Path(config["model"]["onnx"]).stem if graph == "foreign" else graph,
                 "engine": engine,
                 "dtype": dtype,
                 "batch": batch,
@@ -107,15 +118,22 @@ def main() -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--photos", type=Path, required=True, help="folder of photographs to calibrate on")
+    parser.add_argument("--foreign", type=Path, help="build file of a network with pads of its own, for fold_pads")
+    parser.add_argument("--rewriting", nargs="+", choices=ON_AND_OFF, default=list(ON_AND_OFF), help="default: all")
     parser.add_argument("-o", "--output", type=Path, default=Path("benchmarks/results/rewrites.json"))
     args = parser.parse_args()
     commit = subprocess.check_output(["git", "rev-parse", "--short", "HEAD"], text=True).strip()
-    rows: list[dict[str, Any]] = []
+    known = json.loads(args.output.read_text())["rows"] if args.output.is_file() else []
+    rows: list[dict[str, Any]] = [row for row in known if row["name"] not in args.rewriting]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        export_module(folder / "exported.onnx")
+        if "unfold_radix" in args.rewriting:
+            export_module(folder / "exported.onnx")
         for case in CASES:
-            rows += [{**row, "commit": commit} for row in compare(*case, args.photos, folder)]
+            if case[0] not in args.rewriting or (case[1] == "foreign" and args.foreign is None):
+                continue
+            config = describe(case[1], args.photos, folder, args.foreign)
+            rows += [{**row, "commit": commit} for row in compare(*case, config, folder)]
     lines = [
         (
             f"{row['name']}, {row['graph']}, {row['engine']}, {row['dtype']}, batch {row['batch']}",
@@ -128,7 +146,7 @@ def main() -> None:
     Console(width=120).print(make_grid("", ("rewriting", "ms without", "ms with", "times as fast"), lines))
     write_json(
         {
-            "command": "python benchmarks/rewrites.py --photos FOLDER",
+            "command": "python benchmarks/rewrites.py --photos FOLDER --foreign LITE0.yaml",
             "machine": read_machine(),
             "cores": count_available_cores(),
             "rows": rows,

@@ -85,6 +85,7 @@ class QuantizeSection(_Section):
 class RewriteSection(_Section):
     """Which rewritings of the graph are tried; all are exact in float32."""
 
+    fold_pads: bool = True
     unfold_radix: bool = True
     # auto: where it was measured to pay (docs/performance.md), on OpenVINO and CPUs without an int8 dot product
     split_radix: Literal["auto"] | bool = "auto"

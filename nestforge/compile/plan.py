@@ -126,7 +126,7 @@ def _choose_left_out(config: BuildConfig) -> frozenset[str]:
     """Return the passes that the build file, or what was measured, leaves out."""
     pays = config.engine == "openvino" and not read_machine().has_int8_dot_product
     split_radix = pays if config.rewrites.split_radix == "auto" else config.rewrites.split_radix
-    wanted = {"unfold_radix": config.rewrites.unfold_radix, "split_radix": split_radix}
+    wanted = {**config.rewrites.model_dump(), "split_radix": split_radix}
     return frozenset(name for name, want in wanted.items() if not want)
 
 
@@ -137,8 +137,8 @@ def _check_rewrites(model: ir.Model, original: bytes, images: BuildImages, engin
     difference = float(np.abs(found - expected).max())
     if not difference <= MAX_REWRITE_DIFFERENCE * float(np.abs(expected).max()):
         raise ModelError(
-            f"rewriting the graph changed an output by {difference:.2g}; set rewrites.split_radix and "
-            "rewrites.unfold_radix to false, and report it"
+            f"rewriting the graph changed an output by {difference:.2g}; set rewrites.split_radix, "
+            "rewrites.unfold_radix and rewrites.fold_pads to false, and report it"
         )
 
 

@@ -46,6 +46,8 @@ def explain_build(artifact: StrPath, *, seconds: float = 5.0, progress: Progress
         for step in PASSES:
             if step.name not in type(config.rewrites).model_fields:
                 continue
+            if getattr(config.rewrites, step.name) is True and step.name not in applied:
+                continue  # the graph has no place for it
             other = Path(folder) / step.name
             changed = config.rewrites.model_copy(update={step.name: step.name not in applied})
             result = build(_replace(config, rewrites=changed, output=str(other)), progress=progress)

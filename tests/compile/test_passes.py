@@ -139,6 +139,45 @@ def test_nothing_changes_where_there_is_no_place(body: str) -> None:
     assert [(node.name, node.op_type) for node in model.graph] == before
 
 
+def make_padded(pads: str = "{0, 0, 1, 0, 0, 0, 2, 1}", body: str = "", **attributes: str) -> ir.Model:
+    mode = f"<{attributes['mode']}>" if "mode" in attributes else ""
+    text = f"""<ir_version: 8, opset_import: ["" : 17]> net (float[n, 3, 8, 8] x) => (float[n, 4, h, w] y)
+    <int64[8] pads = {pads}, float zero = {{{attributes.get("fill", "0")}}}>
+    {{ p = Pad {mode} (x, pads, zero)
+       {body or f"y = Conv <{attributes.get('conv', 'pads = [1, 1, 1, 1], strides = [2, 2]')}> (p, w)"} }}"""
+    proto = onnx.parser.parse_model(text)
+    weight = np.random.default_rng(0).standard_normal((4, 3, 3, 3)).astype(np.float32)
+    proto.graph.initializer.append(onnx.numpy_helper.from_array(weight, "w"))
+    return ir.from_proto(proto)
+
+
+def test_pads_are_the_convolution_s() -> None:
+    model = make_padded()
+    images = np.random.default_rng(1).standard_normal((2, 3, 8, 8)).astype(np.float32)
+    expected = run(serialize(model), images)
+    assert rewrite_graph(model) == {"fold_pads": 1}
+    assert [node.op_type for node in model.graph] == ["Conv"]
+    onnx.checker.check_model(ir.to_proto(model), full_check=True)
+    assert np.abs(run(serialize(model), images) - expected).max() <= 1e-6 * np.abs(expected).max()
+
+
+OTHER_PADS = {
+    "of channels": {"pads": "{0, 1, 0, 0, 0, 0, 0, 0}", "body": "y = Relu(p)"},
+    "that cut": {"pads": "{0, 0, -1, 0, 0, 0, 0, 0}"},
+    "by reflection": {"mode": 'mode = "reflect"'},
+    "with ones": {"fill": "1"},
+    "automatic ones beside it": {"conv": 'auto_pad = "SAME_UPPER"'},
+    "read elsewhere": {"body": "c = Conv (p, w)  r = GlobalMaxPool (p)  s = ReduceSum (r)  y = Add (c, s)"},
+}
+
+
+@pytest.mark.parametrize("case", OTHER_PADS.values(), ids=OTHER_PADS)
+def test_other_pads_stay(case: dict[str, str]) -> None:
+    model = make_padded(**case)
+    assert rewrite_graph(model) == {}
+    assert count(model, "Pad") == 1
+
+
 def test_passes_can_be_left_out(slim_onnx: Path) -> None:
     model = read_onnx(slim_onnx)
     assert rewrite_graph(model, without=frozenset(step.name for step in PASSES)) == {}
