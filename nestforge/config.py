@@ -85,10 +85,10 @@ class QuantizeSection(_Section):
 class RewriteSection(_Section):
     """Which rewritings of the graph are tried; all are exact in float32."""
 
-    fold_pads: bool = True
     unfold_radix: bool = True
-    # auto: where it was measured to pay (docs/performance.md), on OpenVINO and CPUs without an int8 dot product
-    split_radix: Literal["auto"] | bool = "auto"
+    # auto: where it was measured to pay (docs/performance.md)
+    fold_pads: Literal["auto"] | bool = "auto"  # in int8
+    split_radix: Literal["auto"] | bool = "auto"  # on OpenVINO and CPUs without an int8 dot product
 
 
 class BuildConfig(_Section):

@@ -103,7 +103,7 @@ def prepare(config: BuildConfig, source: Source, progress: Progress) -> Prepared
     kernel_macs = count_graph_macs(source.model, height, width)
     skip = find_convolutions(source.model, config.quantize.skip_convolutions)
     with progress("rewriting the graph", None):
-        rewrites = rewrite_graph(source.model, without=_choose_left_out(config))
+        rewrites = rewrite_graph(source.model, without=choose_left_out(config))
         _check_rewrites(source.model, original, images, engine, settings)
     plan = None
     if config.dtype == "int8":
@@ -122,12 +122,12 @@ def prepare(config: BuildConfig, source: Source, progress: Progress) -> Prepared
     )
 
 
-def _choose_left_out(config: BuildConfig) -> frozenset[str]:
+def choose_left_out(config: BuildConfig) -> frozenset[str]:
     """Return the passes that the build file, or what was measured, leaves out."""
     pays = config.engine == "openvino" and not read_machine().has_int8_dot_product
-    split_radix = pays if config.rewrites.split_radix == "auto" else config.rewrites.split_radix
-    wanted = {**config.rewrites.model_dump(), "split_radix": split_radix}
-    return frozenset(name for name, want in wanted.items() if not want)
+    automatic = {"fold_pads": config.dtype == "int8", "split_radix": pays}
+    wanted = config.rewrites.model_dump()
+    return frozenset(name for name, want in wanted.items() if not (automatic[name] if want == "auto" else want))
 
 
 def _check_rewrites(model: ir.Model, original: bytes, images: BuildImages, engine: Engine, settings: Settings) -> None:

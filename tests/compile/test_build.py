@@ -13,6 +13,7 @@ import pytest
 
 from nestforge.compile.artifact import inspect, open_artifact
 from nestforge.compile.build import build
+from nestforge.compile.plan import choose_left_out
 from nestforge.config import parse_config, read_config
 from nestforge.engines import get_engine
 from nestforge.engines.machine import read_machine
@@ -331,3 +332,18 @@ def test_shipped_configs_are_valid() -> None:
     assert paths
     for path in paths:
         read_config(path)
+
+
+def test_rewritings_are_chosen_where_they_pay(slim_config: Config) -> None:
+    for dtype, changed, expected in (
+        ("int8", {}, False),
+        ("fp32", {}, True),
+        ("fp32", {"fold_pads": True}, False),
+        ("int8", {"fold_pads": False}, True),
+    ):
+        config = parse_config({**slim_config, "dtype": dtype, "rewrites": changed, "output": "unused"}, source="test")
+        left_out = choose_left_out(config)
+        assert ("fold_pads" in left_out) == expected
+        assert ("split_radix" in left_out) == read_machine().has_int8_dot_product
+    config = parse_config({**slim_config, "engine": "onnxruntime", "output": "unused"}, source="test")
+    assert "split_radix" in choose_left_out(config)
