@@ -114,8 +114,8 @@ def format_row(row: dict[str, Any]) -> list[str]:
     cells = [str(len(chosen["spared"])), f"{100 * chosen['drop']:+.2f}, {100 * chosen['drop_high']:.2f}"]
     for name in ("bounded", "plain"):
         found = row[name]
-        low, high = -100 * found["high"], -100 * found["low"]
-        cells += [f"{-100 * found['difference']:+.2f} [{low:+.2f}, {high:+.2f}]", str(found["answers_changed"])]
+        drop, low, high = (0.0 - 100 * found[key] for key in ("difference", "high", "low"))
+        cells += [f"{drop:+.2f} [{low:+.2f}, {high:+.2f}]", str(found["answers_changed"])]
     kept = f"{speed['ratio']:.3f} [{speed['low']:.3f}, {speed['high']:.3f}]" if speed else "the same file"
     return [*cells, kept]
 

@@ -19,7 +19,7 @@ from nestforge.errors import ConfigError, NestForgeError
 from nestforge.explain.sensitivity import Sensitivity
 from nestforge.files import StrPath, write_file_aside
 from nestforge.measure.evaluate import Evaluation, evaluate_all
-from nestforge.measure.paired import rank_classes
+from nestforge.measure.paired import ClassAccuracy, rank_classes
 from nestforge.measure.scaling import Speed, measure_scaling
 from nestforge.pages.canvas import COLOURS, STYLE
 from nestforge.pages.figures import draw_accuracy, draw_sensitivity, draw_speed, write_evaluate
@@ -201,7 +201,7 @@ def render_page(
             for place in others
             if evaluations and (vs := evaluations[place].vs)
         },
-        worst={place: rank_classes(result.classes)[:CLASSES] for place, result in enumerate(evaluations)},
+        worst={place: _choose_worst(result.classes) for place, result in enumerate(evaluations)},
         change_commands={
             place: write_evaluate(
                 evaluations[place], artifacts[reference].folder, [*options, "--changes", "changes.csv"]
@@ -252,3 +252,8 @@ def _find_colour(found: Sensitivity, folders: Sequence[str]) -> int:
     wanted = Path(found.artifact_or_config).absolute()
     matching = [place for place, folder in enumerate(folders) if Path(folder).absolute() == wanted]
     return matching[0] if matching else len(folders)
+
+
+def _choose_worst(classes: Sequence[ClassAccuracy]) -> list[ClassAccuracy]:
+    """Return the classes that lost most, or are answered worst where there is nothing to compare with."""
+    return [row for row in rank_classes(classes) if row.difference is None or row.difference < 0][:CLASSES]
