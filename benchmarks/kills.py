@@ -254,15 +254,15 @@ def main() -> None:
         prepare(data, args.repeat)
         kills = -(-args.kills // len(args.work))
         results = {}
+        command = f"python benchmarks/kills.py --kills {args.kills} --seed {args.seed} --repeat {args.repeat}"
         for name in args.work:
             results[name] = try_work(name, data, scratch, kills, 2000 * args.repeat, rng)
             shutil.rmtree(scratch)
+            write_json({"command": command, "machine": read_machine(), "works": results}, str(args.output))
     columns = ("work", "images (layers)", "seconds", "kills", "completed", "wrong", "done twice", "at most a kill")
     keys = ("images", "seconds", "kills", "completed", "wrong_results", "done_twice", "done_twice_per_kill_at_most")
     rows = [(name, *(_format(row[key]) for key in keys)) for name, row in results.items()]
     Console(width=140).print(make_grid("kill -9 at random moments", columns, rows))
-    command = f"python benchmarks/kills.py --kills {args.kills} --seed {args.seed} --repeat {args.repeat}"
-    write_json({"command": command, "machine": read_machine(), "works": results}, str(args.output))
     if any(row["wrong_results"] for row in results.values()):
         raise SystemExit(1)
 
