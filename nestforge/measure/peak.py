@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -37,7 +38,8 @@ def measure_peak(dtype: Dtype, threads: int) -> Peak | None:
     A register-only loop where a C compiler is installed. Without one, fp32 on all cores falls back to numpy's matrix
     product, which is below the true peak; everything else gives None.
     """
-    loop = _compile_loop(dtype)
+    compiler = next((path for name in ("cc", "gcc", "clang") if (path := shutil.which(name))), None)
+    loop = _compile_loop(compiler, dtype) if compiler else None
     if loop is not None:
         return Peak(macs_per_second=_time_loop(loop, threads), threads=threads, method="register loop")
     if dtype == "fp32" and threads == count_available_cores():
@@ -45,11 +47,9 @@ def measure_peak(dtype: Dtype, threads: int) -> Peak | None:
     return None
 
 
-def _compile_loop(dtype: Dtype) -> Callable[[int], int] | None:
-    """Return the C function ``steps -> MACs of one vector operation``, or None without compiler or instruction."""
-    compiler = next((path for name in ("cc", "gcc", "clang") if (path := shutil.which(name))), None)
-    if compiler is None:
-        return None
+@cache  # a library that is loaded stays loaded
+def _compile_loop(compiler: str, dtype: Dtype) -> Callable[[int], int] | None:
+    """Return the C function ``steps -> MACs of one vector operation``, or None without the instruction."""
     with tempfile.TemporaryDirectory(prefix="nestforge-") as folder:
         library = Path(folder) / "peak.so"
         command = [compiler, "-O2", "-march=native", "-shared", "-fPIC", str(_SOURCE), "-o", str(library)]

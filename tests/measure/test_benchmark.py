@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from pathlib import Path
 
@@ -74,3 +75,11 @@ def test_peak_without_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     assert peak.macs_per_second > 1e8
     assert measure_peak("int8", 1) is None
     assert measure_peak("fp32", 1000) is None
+
+
+@pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler")
+def test_the_loop_is_compiled_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each library that is loaded stays in memory: a process that measures all day must not load one each time."""
+    assert measure_peak("fp32", 1) is not None
+    monkeypatch.setattr("subprocess.run", lambda *_, **__: pytest.fail("compiled again"))
+    assert measure_peak("fp32", 1) is not None
