@@ -126,9 +126,9 @@ def run_child(counter: Path, tool: str, arguments: list[str]) -> None:
     if tool == "image2npz":
         npz.write_npz = count_write
     elif arguments[0] == "sensitivity":
-        sensitivity._Probe._measure = count_measure  # type: ignore[method-assign]
+        sensitivity._Probe._measure = count_measure
     else:
-        openvino._OpenVINOSession.run = count_run  # type: ignore[method-assign]
+        openvino._OpenVINOSession.run = count_run
     sys.argv = [tool, *arguments]
     {"nestforge": cli.main, "vamp": commands.vamp, "image2npz": commands.image2npz}[tool]()
 

@@ -1,6 +1,7 @@
-"""Small constants that a graph computes for itself, as exporters write them for pads and views, computed once.
+"""Constants of a graph: new ones, and small ones that it computes for itself, computed once.
 
-Shape inference sees through few of them, and what it cannot see has no size: no MACs, no place to cut.
+Exporters write such computations for pads and views. Shape inference sees through few of them, and what it cannot see
+has no size: no MACs, no place to cut.
 """
 
 from __future__ import annotations
@@ -19,6 +20,16 @@ _ARITHMETIC = ("Add", "Cast", "Div", "Mul", "Sub")
 _VIEWS = ("Concat", "ConstantOfShape", "Gather", "Identity", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze")
 
 
+def add_initializer(graph: ir.Graph, name: str, array: npt.NDArray[np.generic]) -> ir.Value:
+    """Add a constant; where the name is taken it gets underscores."""
+    while name in graph.initializers:
+        name += "_"
+    tensor = ir.tensor(array, name=name)
+    value = ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
+    graph.register_initializer(value)
+    return value
+
+
 def fold_constants(model: ir.Model) -> int:
     """Replace, in place, nodes that make small constants of small constants; return how many."""
     folded = 0
@@ -35,15 +46,8 @@ def fold_constants(model: ir.Model) -> int:
         result = _evaluate(node, arrays, model.opset_imports)
         if result is None or result.size > MAX_ELEMENTS:
             continue
-        output = node.outputs[0]
-        value = ir.Value(
-            name=f"{output.name}.constant",
-            shape=ir.Shape(result.shape),
-            type=ir.TensorType(ir.DataType.from_numpy(result.dtype)),
-            const_value=ir.tensor(result, name=f"{output.name}.constant"),
-        )
-        model.graph.register_initializer(value)
-        ir.convenience.replace_all_uses_with(output, value)
+        constant = add_initializer(model.graph, f"{node.outputs[0].name}.constant", result)
+        ir.convenience.replace_all_uses_with(node.outputs[0], constant)
         folded += 1
     if folded:
         RemoveUnusedNodesPass()(model)
@@ -57,13 +61,17 @@ def _is_small(tensor: ir.TensorProtocol) -> bool:
 def _evaluate(
     node: ir.Node, arrays: dict[str, npt.NDArray[np.generic]], opsets: dict[str, int]
 ) -> npt.NDArray[np.generic] | None:
-    """Return what the node makes of its inputs; None where it is invalid, which the engine will say better."""
+    """Return what the node makes of its inputs; None where that is no number or the node is invalid.
+
+    The node then stays, and the engine says what is wrong with it.
+    """
     tensors = [onnx.numpy_helper.from_array(array, name) for name, array in arrays.items()]
     output = onnx.ValueInfoProto(name=str(node.outputs[0].name))
     graph = onnx.helper.make_graph([ir.to_proto(node)], "constant", [], [output], tensors)
     imports = [onnx.helper.make_opsetid(domain, number) for domain, number in opsets.items()]
     try:
-        (result,) = ReferenceEvaluator(onnx.helper.make_model(graph, opset_imports=imports)).run(None, {})
+        with np.errstate(all="raise"):
+            (result,) = ReferenceEvaluator(onnx.helper.make_model(graph, opset_imports=imports)).run(None, {})
     except Exception:  # the evaluator has no common class of errors
         return None
     return np.asarray(result)

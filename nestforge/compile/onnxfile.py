@@ -6,8 +6,6 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
 import onnx
 import onnx_ir as ir
 from onnx import version_converter
@@ -140,14 +138,12 @@ def count_layer_macs(model: ir.Model, height: int, width: int) -> dict[str, int]
     for node in proto.graph.node:
         if node.op_type not in ("Conv", "Gemm", "MatMul") or len(node.input) < 2:
             continue
-        out, weight = shapes.get(node.output[0]), shapes.get(node.input[1])
-        if not out or not weight:
-            continue
+        out, weight = shapes.get(node.output[0]) or [0], shapes.get(node.input[1]) or [0]
         if node.op_type == "Conv":
             macs[node.name] = math.prod(out) * math.prod(weight[1:])
         else:
             transposed = any(attribute.name == "transB" and attribute.i for attribute in node.attribute)
-            macs[node.name] = math.prod(out) * weight[-1 if transposed else -2]
+            macs[node.name] = math.prod(out) * weight[-1 if transposed or len(weight) == 1 else -2]
     return macs
 
 
@@ -171,16 +167,6 @@ def read_shapes(proto: onnx.ModelProto) -> dict[str, list[int]]:
         for info in (*proto.graph.value_info, *proto.graph.output, *proto.graph.input)
     }
     return shapes | {tensor.name: list(tensor.dims) for tensor in proto.graph.initializer}
-
-
-def add_initializer(graph: ir.Graph, name: str, array: npt.NDArray[np.generic]) -> ir.Value:
-    """Add a constant; where the name is taken it gets underscores."""
-    while name in graph.initializers:
-        name += "_"
-    tensor = ir.tensor(array, name=name)
-    value = ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
-    graph.register_initializer(value)
-    return value
 
 
 def make_split(graph: ir.Graph, value: ir.Value | None, parts: int, *, name: str) -> ir.Node:

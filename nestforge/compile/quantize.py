@@ -24,7 +24,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from nestforge.compile.calibrate import Range
-from nestforge.compile.onnxfile import add_initializer
+from nestforge.compile.constants import add_initializer
 from nestforge.errors import ConfigError
 
 WEIGHT_MAX = 127

@@ -17,6 +17,7 @@ from nestforge.compile.artifact import (
 )
 from nestforge.compile.build import build
 from nestforge.compile.passes import PASSES
+from nestforge.compile.plan import choose_left_out
 from nestforge.config import BuildConfig
 from nestforge.engines.base import Session
 from nestforge.errors import ConfigError
@@ -40,13 +41,14 @@ def explain_build(artifact: StrPath, *, seconds: float = 5.0, progress: Progress
     opened = open_artifact(artifact)
     check_explainable(opened.manifest.config)
     config, applied = opened.manifest.config, opened.manifest.rewrites
+    left_out = choose_left_out(config)
     batch = opened.choose_batch(1)
     gains = []
     with tempfile.TemporaryDirectory() as folder:
         for step in PASSES:
             if step.name not in type(config.rewrites).model_fields:
                 continue
-            if getattr(config.rewrites, step.name) is True and step.name not in applied:
+            if step.name not in applied and step.name not in left_out:
                 continue  # the graph has no place for it
             other = Path(folder) / step.name
             changed = config.rewrites.model_copy(update={step.name: step.name not in applied})

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from nestforge.tables.explain import show_bound
-from nestforge.tables.layout import escape, make_grid, make_pairs_table
+from nestforge.tables.layout import escape, format_macs, make_grid, make_pairs_table
 
 if TYPE_CHECKING:
     from nestforge.compile.artifact import Explanation
@@ -107,9 +107,7 @@ def list_manifest_rows(manifest: Mapping[str, Any]) -> list[tuple[str, str]]:
         (
             "model",
             f"{manifest['name']}, {manifest['classes']} classes, {manifest['height']}x{manifest['width']}, "
-            f"{manifest['kernel_macs'] / 1e9:.3f} GMAC an image"
-            if manifest["kernel_macs"]
-            else "MACs not known",
+            f"{format_macs(manifest['kernel_macs'])}",
         ),
         ("engine, dtype", f"{config['engine']}, {config['dtype']}"),
         ("preprocessing", parse_preprocess(manifest["preprocess"]).describe()),

@@ -30,6 +30,11 @@ def format_latency(latency: Latency) -> str:
     return f"p50 {latency.p50:.2f}, p90 {latency.p90:.2f}, p99 {latency.p99:.2f}, mean {latency.mean:.2f} ms"
 
 
+def format_macs(macs: int) -> str:
+    """Write the multiply-accumulates of an image; 0 is not known."""
+    return f"{macs / 1e9:.3f} GMAC an image" if macs else "MACs not known"
+
+
 def make_pairs_table(title: str, rows: Iterable[tuple[str, str]]) -> Table:
     """Make a table of names and values."""
     table = Table(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from nestforge.tables.layout import escape, format_latency, format_rate, make_grid, make_pairs_table
+from nestforge.tables.layout import escape, format_latency, format_macs, format_rate, make_grid, make_pairs_table
 
 if TYPE_CHECKING:
     from nestforge.measure.benchmark import Bench
@@ -120,9 +120,9 @@ def show_bench(result: Bench, console: Console) -> None:
         (
             "share of peak",
             "-"
-            if peak is None
+            if peak is None or result.peak_share is None
             else f"{result.peak_share:.1%} of {peak.macs_per_second / 1e9:.0f} GMAC/s "
-            f"({peak.method}, {peak.threads} threads); {result.macs / 1e9:.3f} GMAC an image",
+            f"({peak.method}, {peak.threads} threads); {format_macs(result.macs)}",
         ),
     ]
     if result.vs:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -9,21 +10,27 @@ import onnx
 import onnx_ir as ir
 import pytest
 from onnx_ir.passes.common import LiftConstantsToInitializersPass
+from rich.console import Console
 
-from nestforge.compile.constants import fold_constants
+from nestforge.compile.artifact import inspect
+from nestforge.compile.build import build
+from nestforge.compile.constants import add_initializer, fold_constants
 from nestforge.compile.onnxfile import (
-    add_initializer,
     count_graph_macs,
     count_layer_macs,
     inspect_classifier,
     read_onnx,
     serialize,
 )
+from nestforge.config import parse_config
 from nestforge.engines import get_engine
 from nestforge.engines.base import Settings
 from nestforge.errors import ModelError
+from nestforge.measure.benchmark import bench
 from nestforge.networks.layers import count_kernel_macs
 from nestforge.networks.zoo import get_variant
+from nestforge.tables.builds import list_manifest_rows
+from nestforge.tables.measurements import show_bench
 
 
 def write_model(text: str, path: Path) -> Path:
@@ -151,23 +158,46 @@ def test_pads_that_the_graph_computes_become_constants(tmp_path: Path) -> None:
     assert count_graph_macs(model, 8, 8) == 4 * 27 * height * width
 
 
+UNKNOWN = """<ir_version: 9, opset_import: ["" : 17]> odd (float[n,3,h,w] x) => (float[n,4] y)
+    { a = Conv(x, w)  m = ReduceMax<keepdims = 0>(a)  i = Cast<to = 7>(m)  z = Mul(i, zeros)
+      wide = Pad(a, z)  b = Conv(wide, v)  p = GlobalAveragePool(b)  y = Flatten(p) }"""
+UNKNOWN_CONSTANTS = {
+    "w": np.ones((4, 3, 1, 1), np.float32),
+    "v": np.ones((4, 4, 1, 1), np.float32),
+    "zeros": np.zeros(8, np.int64),
+}
+
+
 def test_sizes_that_are_not_known_count_nothing() -> None:
     """One convolution's size depends on what is in the image: the count of the other alone would be wrong."""
-    text = """<ir_version: 9, opset_import: ["" : 17]> odd (float[n,3,h,w] x) => (float[n,4] y)
-        { a = Conv(x, w)  m = ReduceMax<keepdims = 0>(a)  i = Cast<to = 7>(m)  z = Mul(i, zeros)
-          wide = Pad(a, z)  b = Conv(wide, v)  p = GlobalAveragePool(b)  y = Flatten(p) }"""
-    proto = onnx.parser.parse_model(text)
-    for name, array in (
-        ("w", np.ones((4, 3, 1, 1), np.float32)),
-        ("v", np.ones((4, 4, 1, 1), np.float32)),
-        ("zeros", np.zeros(8, np.int64)),
-    ):
+    proto = onnx.parser.parse_model(UNKNOWN)
+    for name, array in UNKNOWN_CONSTANTS.items():
         proto.graph.initializer.append(onnx.numpy_helper.from_array(array, name))
     for index, node in enumerate(proto.graph.node):
         node.name = f"node{index}"
     model = ir.from_proto(proto)
     assert sorted(count_layer_macs(model, 8, 8).values()) == [0, 4 * 3 * 64]
     assert count_graph_macs(model, 8, 8) == 0
+
+
+def test_what_is_not_known_is_said_and_not_shown_as_a_share(tmp_path: Path) -> None:
+    proto = onnx.parser.parse_model(UNKNOWN)
+    for name, array in UNKNOWN_CONSTANTS.items():
+        proto.graph.initializer.append(onnx.numpy_helper.from_array(array, name))
+    onnx.save(proto, tmp_path / "a.onnx")
+    config = {
+        "model": {"onnx": str(tmp_path / "a.onnx")},
+        "dtype": "fp32",
+        "preprocess": {"ops": [{"op": "resize", "size": [8, 8]}]},
+        "output": str(tmp_path / "artifact"),
+    }
+    build(parse_config(config, source="test"))
+    rows = dict(list_manifest_rows(inspect(tmp_path / "artifact")))
+    assert rows["model"] == "a, 4 classes, 8x8, MACs not known"
+    result = bench(tmp_path / "artifact", seconds=0.3)
+    assert (result.macs, result.peak_share) == (0, None)
+    show_bench(result, Console(file=(text := io.StringIO()), width=100))
+    assert "share of peak" in text.getvalue()
 
 
 def test_large_constants_are_not_computed() -> None:
@@ -177,3 +207,13 @@ def test_large_constants_are_not_computed() -> None:
     model = ir.from_proto(onnx.parser.parse_model(text))
     LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     assert fold_constants(model) == 0
+
+
+@pytest.mark.parametrize("body", ["q = Div(one, zero)", "q = Add(one, three)"], ids=["by zero", "of two sizes"])
+def test_what_has_no_result_stays(body: str) -> None:
+    text = f"""<ir_version: 9, opset_import: ["" : 17]> bad (float[n,3,h,w] x) => (float[n,3] y, int64[k] z)
+        <int64[2] one = {{1, 1}}, int64[2] zero = {{0, 0}}, int64[3] three = {{1, 2, 3}}>
+        {{ {body}  z = Shape(q)  p = GlobalAveragePool(x)  y = Flatten(p) }}"""
+    model = ir.from_proto(onnx.parser.parse_model(text))
+    assert fold_constants(model) == 0
+    assert [node.op_type for node in model.graph][1] == "Shape"

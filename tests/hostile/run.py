@@ -21,7 +21,9 @@ from pathlib import Path
 from typing import Any
 
 from nestforge.errors import NestForgeError
-from tests.hostile.corpus import EITHER, REFUSED, USED, Case, list_cases, make_picture
+from tests.hostile.corpus import list_cases
+from tests.hostile.corpus.case import EITHER, REFUSED, USED, Case
+from tests.hostile.corpus.images import make_picture
 
 SECONDS_EACH = 10.0
 RESIDENT_BYTES = 2 << 30

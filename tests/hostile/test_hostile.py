@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from nestforge.data.imagefolder import SUFFIXES
-from tests.hostile.corpus import REFUSED, USED, list_cases
+from tests.hostile.corpus import list_cases
+from tests.hostile.corpus.case import REFUSED, USED
 from tests.hostile.run import READERS, run_corpus
 
 IMAGE_KINDS = ("images", "names", "places")

@@ -12,7 +12,7 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-from nestforge.compile.onnxfile import add_initializer
+from nestforge.compile.constants import add_initializer
 
 
 def fold_batch_norm(model: ir.Model) -> int:

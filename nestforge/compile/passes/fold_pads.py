@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 import onnx_ir as ir
+from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 
 def fold_pads(model: ir.Model) -> int:
@@ -26,6 +27,8 @@ def fold_pads(model: ir.Model) -> int:
             conv.replace_input_with(0, pad.inputs[0])
         model.graph.remove(pad, safe=True)
         folded += 1
+    if folded:
+        RemoveUnusedNodesPass()(model)
     return folded
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass, ShapeInferencePass
 
-from nestforge.compile.onnxfile import add_initializer
+from nestforge.compile.constants import add_initializer
 
 
 def fold_shapes(model: ir.Model) -> int:

@@ -14,7 +14,8 @@ from __future__ import annotations
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-from nestforge.compile.onnxfile import add_initializer, make_split
+from nestforge.compile.constants import add_initializer
+from nestforge.compile.onnxfile import make_split
 
 PART = ".radix"  # in the names of parts
 CHANNELWISE = frozenset({"Relu", "AveragePool", "MaxPool"})

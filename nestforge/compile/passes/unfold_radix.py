@@ -20,7 +20,8 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass, ShapeInferencePass
 
-from nestforge.compile.onnxfile import add_initializer, make_split
+from nestforge.compile.constants import add_initializer
+from nestforge.compile.onnxfile import make_split
 
 
 def unfold_radix(model: ir.Model) -> int:
