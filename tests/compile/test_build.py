@@ -347,3 +347,5 @@ def test_rewritings_are_chosen_where_they_pay(slim_config: Config) -> None:
         assert ("split_radix" in left_out) == read_machine().has_int8_dot_product
     config = parse_config({**slim_config, "engine": "onnxruntime", "output": "unused"}, source="test")
     assert "split_radix" in choose_left_out(config)
+    with pytest.raises(ConfigError, match=r"rewrites\.fold_pads: Input should be 'auto', True or False"):
+        parse_config({**slim_config, "rewrites": {"fold_pads": "maybe"}, "output": "unused"}, source="test")
