@@ -45,7 +45,7 @@ from nestforge.data.imagefolder import list_images, match_classes, read_imagenet
 from nestforge.data.loader import map_in_order
 from nestforge.data.preprocess import Preprocess, normalize_images, read_image
 from nestforge.engines import get_engine
-from nestforge.engines.base import Images, Logits, Settings
+from nestforge.engines.base import Dtype, Images, Logits, Settings
 from nestforge.engines.machine import count_available_cores, read_machine
 from nestforge.files import write_json
 from nestforge.measure.statistics import compare_paired, compute_rate
@@ -124,9 +124,10 @@ class Bench:
             np.save(answers, self.answer(serialize(source.model)))
         self.expected = np.load(answers)
 
-    def answer(self, model: bytes, *, exact: bool = False) -> np.ndarray:
+    def answer(self, model: bytes, *, exact: bool = False, dtype: Dtype = "fp32") -> np.ndarray:
         """Return the best five classes of every image, (N, 5)."""
-        run = open_exact(model, self._settings) if exact else get_engine("openvino").open(model, self._settings).run
+        settings = replace(self._settings, dtype=dtype)
+        run = open_exact(model, settings) if exact else get_engine("openvino").open(model, settings).run
         pixels = np.load(self._pixels, mmap_mode="r")
         parts = [pixels[place : place + BATCH] for place in range(0, len(pixels), BATCH)]
         logits = [run(normalize_images(part, self._preprocess)) for part in parts]
@@ -158,7 +159,8 @@ def list_groups(*, halves: bool) -> list[str]:
     """Return the names of everything to run, the quick and telling first."""
     counts = HALVES_COUNTS if halves else COUNTS
     ours = [f"ours {count} {seed}" for seed in SEEDS for count in counts]
-    return ["float32", "ours, one change at a time", *PEERS, *ours]
+    bf16 = ["bf16"] if get_engine("openvino").supports("bf16") else []
+    return ["float32", *bf16, "ours, one change at a time", *PEERS, *ours]
 
 
 def run_group(name: str, folds: list[Fold]) -> list[Row]:
@@ -193,6 +195,10 @@ def _run_fold(name: str, fold: Fold) -> Iterator[tuple[Row, Bench, np.ndarray]]:
     if name == "float32":
         bench = Bench(fold, load_source(fold.config, silent))
         yield {"contender": name, "seconds": 0.0}, bench, bench.expected
+    elif name == "bf16":
+        source = load_source(fold.config, silent)
+        bench = Bench(fold, source)
+        yield {"contender": name, "seconds": 0.0}, bench, bench.answer(serialize(source.model), dtype="bf16")
     elif name in PEERS:
         yield from _run_peer(name, fold)
     else:
@@ -221,13 +227,18 @@ def _run_ours(name: str, fold: Fold, count: int, seed: int) -> Iterator[tuple[Ro
     assert plan is not None
     base = {"contender": "ours", "calibration": len(prepared.images), "seed": seed, "exact": False}
     if name == "ours, one change at a time":
-        full = replace(plan, avoid_saturation=False)
-        for changed, variant, exact in (
+        variants = [
             ("the default", plan, False),
             ("the default, exact sums", plan, True),
-            ("full-range weights, exact sums (the default where nothing saturates)", full, True),
             ("no bias correction", replace(plan, means=None), False),
-        ):
+        ]
+        if plan.avoid_saturation:
+            full = replace(plan, avoid_saturation=False)
+            variants.append(("full-range weights, exact sums (the default where nothing saturates)", full, True))
+        else:
+            tight = replace(plan, avoid_saturation=True)
+            variants.append(("weights that saturate nowhere (the default on CPUs without VNNI)", tight, False))
+        for changed, variant, exact in variants:
             row = {**base, "changed": changed, "exact": exact, "seconds": calibrating}
             yield row, bench, bench.answer(_quantize(prepared, variant), exact=exact)
         return

@@ -24,14 +24,14 @@ def write_tables(results: Path, document: Path) -> None:
 
 def make_peer_table(groups: dict[str, list[Row]]) -> str:
     """Return a Markdown table: float32, the peers, and our default."""
-    rows = [(row["contender"], row) for row in groups.get("float32", [])]
+    rows = [(row["contender"], row) for name in ("float32", "bf16") for row in groups.get(name, [])]
     rows += [
         (f"ours, {row['changed']}", row)
         for row in groups.get("ours, one change at a time", [])
         if "default" in row["changed"]
     ]
     for name, found in groups.items():
-        if name != "float32" and not name.startswith("ours"):
+        if name not in ("float32", "bf16") and not name.startswith("ours"):
             rows += [(f"{name}, exact sums" if row["exact"] else name, row) for row in found]
     columns = ["contender", "top-1", "top-5", "difference pp [95%]", "McNemar p", "answers changed", "s", "GB"]
     return make_table(columns, [[name, *_format(row)] for name, row in rows])

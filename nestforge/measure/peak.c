@@ -4,6 +4,10 @@
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif
+#if defined(__AMX_TILE__) && defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 
 #define KEEP(x) __asm__ volatile("" : "+x"(x))
 #define LOOP(T, INIT, STEP)                                   \
@@ -15,6 +19,26 @@
     }                                                         \
     KEEP(a0); KEEP(a1); KEEP(a2); KEEP(a3);                   \
     KEEP(a4); KEEP(a5); KEEP(a6); KEEP(a7)
+
+// Tiles of 16 rows of 64 bytes: four accumulators, as many as their latency takes, of one product of A and B.
+#if defined(__AMX_TILE__) && defined(__linux__)
+#define TILES(STEP)                                                                  \
+    struct { uint8_t palette, zero[15]; uint16_t bytes[16]; uint8_t rows[16]; } shape = {.palette = 1}; \
+    for (int i = 0; i < 6; i++) { shape.bytes[i] = 64; shape.rows[i] = 16; }         \
+    __asm__ volatile("" : : "r"(&shape) : "memory"); /* gcc 12 takes 8 bytes for all */ \
+    _tile_loadconfig(&shape);                                                        \
+    _tile_zero(0); _tile_zero(1); _tile_zero(2);                                     \
+    _tile_zero(3); _tile_zero(4); _tile_zero(5);                                     \
+    for (int64_t i = 0; i < steps; i++) {                                            \
+        STEP(0, 4, 5); STEP(1, 4, 5); STEP(2, 4, 5); STEP(3, 4, 5);                  \
+        STEP(0, 4, 5); STEP(1, 4, 5); STEP(2, 4, 5); STEP(3, 4, 5);                  \
+    }                                                                                \
+    _tile_release()
+
+static int may_use_tiles(void) {  // Linux gives the tiles' registers to processes that ask (arch_prctl, data of tiles)
+    return syscall(SYS_arch_prctl, 0x1023, 18) == 0;
+}
+#endif
 
 // Each function runs 8 * steps vector operations and returns the MACs of one of them, or 0 where it has none.
 
@@ -36,6 +60,12 @@ int64_t run_fp32(int64_t steps) {
 }
 
 int64_t run_bf16(int64_t steps) {
+#if defined(__AMX_BF16__) && defined(__linux__)
+    if (may_use_tiles()) {
+        TILES(_tile_dpbf16ps);
+        return 16 * 16 * 32;
+    }
+#endif
 #if defined(__AVX512BF16__)
     __m512bh x = (__m512bh)_mm512_setzero_si512();
 #define DPBF16(a) a = _mm512_dpbf16_ps(a, x, x); KEEP(a)
@@ -48,6 +78,12 @@ int64_t run_bf16(int64_t steps) {
 }
 
 int64_t run_int8(int64_t steps) {
+#if defined(__AMX_INT8__) && defined(__linux__)
+    if (may_use_tiles()) {
+        TILES(_tile_dpbusd);
+        return 16 * 16 * 64;
+    }
+#endif
 #if defined(__AVX512VNNI__)
     __m512i x = _mm512_set1_epi8(1);
 #define DPBUSD512(a) a = _mm512_dpbusd_epi32(a, x, x); KEEP(a)

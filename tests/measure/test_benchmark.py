@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +12,10 @@ import pytest
 
 from nestforge.engines.base import Settings
 from nestforge.engines.fake import FakeEngine
-from nestforge.engines.machine import count_available_cores
+from nestforge.engines.machine import count_available_cores, read_machine
 from nestforge.errors import ConfigError
 from nestforge.measure.benchmark import ROUNDS, Run, bench
-from nestforge.measure.peak import measure_peak
+from nestforge.measure.peak import _compile_loop, measure_peak
 
 
 def test_bench_reports_what_it_did(artifacts: dict[str, Path]) -> None:
@@ -75,6 +76,21 @@ def test_peak_without_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     assert peak.macs_per_second > 1e8
     assert measure_peak("int8", 1) is None
     assert measure_peak("fp32", 1000) is None
+
+
+MACS = {"amx_int8": 16384, "avx512_vnni": 64, "avx_vnni": 32, "avx2": 32}  # of one instruction, the widest first
+
+
+@pytest.mark.skipif(shutil.which("cc") is None or not set(MACS) & set(read_machine().flags), reason="no loop for it")
+def test_the_loop_takes_the_widest_instruction(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A share of less than the true peak would flatter: where the compiler cannot use tiles there is no peak."""
+    widest = next(MACS[flag] for flag in MACS if flag in read_machine().flags)
+    loop = _compile_loop("cc", "int8")
+    assert loop is None or loop(1) == widest
+    with_tiles = replace(read_machine(), flags=("amx_int8",))
+    monkeypatch.setattr("nestforge.measure.peak.read_machine", lambda: with_tiles)
+    loop = _compile_loop.__wrapped__("cc", "int8")
+    assert loop is None or loop(1) == MACS["amx_int8"]
 
 
 @pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler")
