@@ -27,6 +27,12 @@ class Segment:
         """Names of its nodes."""
         return frozenset(node.name for node in self.proto.graph.node)
 
+    @property
+    def values(self) -> frozenset[str]:
+        """Names of its input and of what its nodes put out."""
+        made = (name for node in self.proto.graph.node for name in node.output)
+        return frozenset([self.proto.graph.input[0].name, *made])
+
     def open(self, engine: Engine) -> Session:
         """Open it in float32."""
         return engine.open(self.proto.SerializeToString(), self.settings)
@@ -93,6 +99,22 @@ def list_foreign(
         only_here = end in asked and end not in find_activations(model, skip={*skip, *segment.nodes})
         foreign[place + only_here].add(end)
     return foreign
+
+
+def find_touched(
+    segments: Sequence[Segment], foreign: Sequence[Collection[str]], changed: Collection[str], place: int
+) -> range:
+    """Return the parts to open anew where the quantizers of the values in `changed` come or go: `place` among them.
+
+    The first layer of a stage may be the only one to read the sum before it in 8 bits: spared, it leaves that sum's
+    inputs in float, which an earlier part puts out.
+    """
+    touched = [
+        index
+        for index, (segment, theirs) in enumerate(zip(segments, foreign, strict=True))
+        if index == place or not segment.values.difference(theirs).isdisjoint(changed)
+    ]
+    return range(touched[0], touched[-1] + 1)
 
 
 def run_chain(sessions: Sequence[Session], batches: Sequence[Images]) -> list[Images]:

@@ -26,7 +26,7 @@ from nestforge.compile.source import load_source
 from nestforge.config import BuildConfig, read_config
 from nestforge.engines.base import Images, Logits, Session, Settings
 from nestforge.errors import ArtifactError, ConfigError
-from nestforge.explain.segments import Segment, cut_graph, list_foreign, run_chain
+from nestforge.explain.segments import Segment, cut_graph, find_touched, list_foreign, run_chain
 from nestforge.files import StrPath
 from nestforge.journal import keep_journal
 from nestforge.measure.kernels import measure_kernels
@@ -195,6 +195,15 @@ def _measure(
     return measured, True
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Choice:
+    """A layer to spare: the parts that change with it, and the values that are quantized then."""
+
+    name: str
+    parts: range
+    activations: frozenset[str]
+
+
 class _Probe:
     """The network in parts, each open in float32 and in int8, and what comes of changing one layer."""
 
@@ -215,31 +224,42 @@ class _Probe:
 
     def visit(self, names: Collection[str]) -> Generator[tuple[str, Damage, Damage], None, None]:
         """Yield (name, damage of it alone, damage with it spared) for each layer, in the order of the graph."""
-        float_batches = int8_batches = self._batches
+        todo = [
+            [self._choose(name, place) for name in names if name in segment.nodes]
+            for place, segment in enumerate(self._segments)
+        ]
+        float_batches = self._batches
+        int8_batches = {0: self._batches}  # what each part reads, as far back as one has to be opened anew
         pool = ThreadPoolExecutor(self._segments[0].settings.streams, thread_name_prefix="layer")
         try:
-            for place, segment in enumerate(self._segments):
-                rest = place + 1
+            for place, choices in enumerate(todo):
                 measure = partial(self._measure, place, float_batches, int8_batches)
-                inside = [name for name in names if name in segment.nodes]
-                for name, (alone, spared) in zip(inside, pool.map(measure, inside), strict=True):
-                    yield name, alone, spared
-                float_batches = run_chain(self._in_float[place:rest], float_batches)
-                int8_batches = run_chain(self._in_int8[place:rest], int8_batches)
+                for choice, (alone, spared) in zip(choices, pool.map(measure, choices), strict=True):
+                    yield choice.name, alone, spared
+                float_batches = run_chain([self._in_float[place]], float_batches)
+                int8_batches[place + 1] = run_chain([self._in_int8[place]], int8_batches[place])
+                first = min([place + 1, *(choice.parts.start for later in todo[place + 1 :] for choice in later)])
+                int8_batches = {index: batches for index, batches in int8_batches.items() if index >= first}
         finally:  # an engine must not be torn down while a request runs
             pool.shutdown(cancel_futures=True)
 
+    def _choose(self, name: str, place: int) -> _Choice:
+        asked = find_activations(self._model, skip=self._plan.skip | {name}).keys()
+        parts = find_touched(self._segments, self._foreign, asked ^ self._asked.keys(), place)
+        return _Choice(name=name, parts=parts, activations=frozenset(asked))
+
     def _measure(
-        self, place: int, float_batches: list[Images], int8_batches: list[Images], name: str
+        self, place: int, float_batches: list[Images], int8_batches: dict[int, list[Images]], choice: _Choice
     ) -> tuple[Damage, Damage]:
-        segment, rest = self._segments[place], place + 1
-        own = _list_own(self._model.graph.node(name))
-        alone = self._open(segment, own & self._asked.keys(), spared=self._layers - {name})
-        asked = find_activations(self._model, skip=self._plan.skip | {name})
-        spared = self._open(segment, asked.keys() - self._foreign[place], spared={name})
+        own = _list_own(self._model.graph.node(choice.name)) & self._asked.keys()
+        alone = self._open(self._segments[place], own, spared=self._layers - {choice.name})
+        spared = [
+            self._open(self._segments[part], choice.activations - self._foreign[part], spared={choice.name})
+            for part in choice.parts
+        ]
         return (
-            self._compare([alone, *self._in_float[rest:]], float_batches),
-            self._compare([spared, *self._in_int8[rest:]], int8_batches),
+            self._compare([alone, *self._in_float[place + 1 :]], float_batches),
+            self._compare([*spared, *self._in_int8[choice.parts.stop :]], int8_batches[choice.parts.start]),
         )
 
     def _open(self, segment: Segment, activations: Collection[str], *, spared: Collection[str]) -> Session:

@@ -107,7 +107,7 @@ def test_bf16_where_the_cpu_has_it(slim_config: Config, tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match="has no bf16 on this CPU"):
             build_with(slim_config, tmp_path / "a", dtype="bf16")
     with pytest.raises(ConfigError, match="has no bf16"):
-        build_with(slim_config, tmp_path / "a", dtype="bf16", engine="onnxruntime")
+        build_with(slim_config, tmp_path / "b", dtype="bf16", engine="onnxruntime")
 
 
 FOREIGN = """<ir_version: 9, opset_import: ["" : 17]> foreign (float[n,3,h,w] x) => (float[n,5] y)

@@ -22,7 +22,7 @@ from nestforge.config import parse_config
 from nestforge.engines.base import Settings
 from nestforge.errors import ArtifactError, ConfigError
 from nestforge.explain import sensitivity as module
-from nestforge.explain.segments import cut_graph, list_foreign, run_chain
+from nestforge.explain.segments import cut_graph, find_touched, list_foreign, run_chain
 from nestforge.explain.sensitivity import compare_logits, measure_layers, sensitivity
 from nestforge.pages.sensitivity import draw_noise
 from nestforge.progress import silent
@@ -32,7 +32,8 @@ IMAGES = 6
 
 @pytest.fixture(scope="module")
 def prepared(slim_config: dict[str, Any]) -> Prepared:
-    config = parse_config({**slim_config, "output": "unused"}, source="test")
+    rewrites = {"split_radix": False}  # so that a layer alone reads the sum before it
+    config = parse_config({**slim_config, "rewrites": rewrites, "output": "unused"}, source="test")
     return prepare(config, load_source(config, silent), silent)
 
 
@@ -88,16 +89,22 @@ def compare_quantizers(model: ir.Model, plan: QuantizationPlan, prepared: Prepar
         left = find_activations(model, skip={name})
         whole = ir.from_proto(ir.to_proto(model))
         plan.apply(whole, spared={name})
+        place = next(index for index, segment in enumerate(segments) if name in segment.nodes)
+        touched = find_touched(segments, foreign, asked.keys() ^ left.keys(), place)
         parts: dict[str, bytes] = {}
-        for segment, theirs in zip(segments, foreign, strict=True):
-            own = name in segment.nodes
-            part = segment.quantize(plan, (left if own else asked).keys() - theirs, spared={name} if own else ())
-            parts |= list_quantizers(part)
+        for index, (segment, theirs) in enumerate(zip(segments, foreign, strict=True)):
+            spared, activations = ({name}, left) if index in touched else (set(), asked)
+            parts |= list_quantizers(segment.quantize(plan, activations.keys() - theirs, spared=spared))
         assert parts == list_quantizers(ir.to_proto(whole)), name
     return len(segments)
 
 
-def test_a_spared_layer_leaves_the_quantizers_of_a_build(prepared: Prepared) -> None:
+@pytest.mark.parametrize("split_radix", [True, False])
+def test_a_spared_layer_leaves_the_quantizers_of_a_build(slim_config: dict[str, Any], split_radix: bool) -> None:
+    """Also where one layer alone reads a residual sum in 8 bits, as the first of a stage does that is not split."""
+    rewrites = {"split_radix": split_radix}
+    config = parse_config({**slim_config, "rewrites": rewrites, "output": "unused"}, source="test")
+    prepared = prepare(config, load_source(config, silent), silent)
     assert prepared.plan is not None
     settings = Settings(batch=IMAGES, height=56, width=56)
     assert compare_quantizers(prepared.source.model, prepared.plan, prepared, settings) > 5
@@ -130,11 +137,12 @@ def test_the_same_where_nothing_rectifies_what_a_layer_reads(prepared: Prepared)
 def test_spared_is_what_a_build_makes_of_it(prepared: Prepared) -> None:
     layers, total, complete = measure_layers(prepared, IMAGES, silent)
     assert complete
-    assert len(layers) == 28 + 2 * prepared.rewrites.get("split_radix", 0)
+    assert len(layers) == 28
     plan = prepared.plan
     assert plan is not None
     expected = run_whole(prepared, copy_model(prepared))
-    for layer in (layers[3], layers[-1]):
+    first_of_stage = next(layer for layer in layers if layer.name == "layer2.0.conv1")
+    for layer in (layers[3], first_of_stage, layers[-1]):
         model = copy_model(prepared)
         plan.apply(model, spared={layer.name})
         whole = compare_logits(expected, run_whole(prepared, model)).sqnr_db
