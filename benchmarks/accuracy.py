@@ -227,20 +227,24 @@ def _run_ours(name: str, fold: Fold, count: int, seed: int) -> Iterator[tuple[Ro
     assert plan is not None
     base = {"contender": "ours", "calibration": len(prepared.images), "seed": seed, "exact": False}
     if name == "ours, one change at a time":
-        variants = [
-            ("the default", plan, False),
-            ("the default, exact sums", plan, True),
-            ("no bias correction", replace(plan, means=None), False),
+        variants: list[tuple[str, QuantizationPlan, bool, Dtype]] = [
+            ("the default", plan, False, "fp32"),
+            ("the default, exact sums", plan, True, "fp32"),
+            ("no bias correction", replace(plan, means=None), False, "fp32"),
         ]
         if plan.avoid_saturation:
             full = replace(plan, avoid_saturation=False)
-            variants.append(("full-range weights, exact sums (the default where nothing saturates)", full, True))
+            variants.append(
+                ("full-range weights, exact sums (the default where nothing saturates)", full, True, "fp32")
+            )
         else:
             tight = replace(plan, avoid_saturation=True)
-            variants.append(("weights that saturate nowhere (the default on CPUs without VNNI)", tight, False))
-        for changed, variant, exact in variants:
+            variants.append(("weights that saturate nowhere (the default on CPUs without VNNI)", tight, False, "fp32"))
+        if get_engine("openvino").supports("bf16"):
+            variants.append(("what stays in float computed in bf16", plan, False, "bf16"))
+        for changed, variant, exact, dtype in variants:
             row = {**base, "changed": changed, "exact": exact, "seconds": calibrating}
-            yield row, bench, bench.answer(_quantize(prepared, variant), exact=exact)
+            yield row, bench, bench.answer(_quantize(prepared, variant), exact=exact, dtype=dtype)
         return
     for mode in MODES:
         begin = time.perf_counter()

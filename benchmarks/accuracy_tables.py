@@ -13,12 +13,13 @@ Row = dict[str, Any]
 
 
 def write_tables(results: Path, document: Path) -> None:
-    """Replace the tables in the document."""
+    """Replace the tables in the document; those of another machine's file are marked with the file's name."""
     blocks = {}
     for network, groups in json.loads(results.read_text())["networks"].items():
-        blocks[f"{network}: float32 and peers"] = make_peer_table(groups)
-        blocks[f"{network}: changes"] = make_change_table(groups)
-        blocks[f"{network}: modes"] = make_mode_table(groups)
+        name = network if results.stem == "accuracy" else f"{network}, {results.stem}"
+        blocks[f"{name}: float32 and peers"] = make_peer_table(groups)
+        blocks[f"{name}: changes"] = make_change_table(groups)
+        blocks[f"{name}: modes"] = make_mode_table(groups)
     replace_blocks(document, blocks)
 
 

@@ -88,7 +88,7 @@ class RewriteSection(_Section):
     unfold_radix: bool = True
     # auto: where it was measured to pay (docs/performance.md)
     fold_pads: Literal["auto", True, False] = "auto"  # in int8
-    split_radix: Literal["auto", True, False] = "auto"  # on OpenVINO and CPUs without an int8 dot product
+    split_radix: Literal["auto", True, False] = "auto"  # on OpenVINO
 
 
 class BuildConfig(_Section):

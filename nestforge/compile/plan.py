@@ -124,8 +124,7 @@ def prepare(config: BuildConfig, source: Source, progress: Progress) -> Prepared
 
 def choose_left_out(config: BuildConfig) -> frozenset[str]:
     """Return the passes that the build file, or what was measured, leaves out."""
-    pays = config.engine == "openvino" and not read_machine().has_int8_dot_product
-    automatic = {"fold_pads": config.dtype == "int8", "split_radix": pays}
+    automatic = {"fold_pads": config.dtype == "int8", "split_radix": config.engine == "openvino"}
     wanted = config.rewrites.model_dump()
     return frozenset(name for name, want in wanted.items() if not (automatic[name] if want == "auto" else want))
 
