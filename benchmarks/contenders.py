@@ -38,7 +38,7 @@ from nestforge.config import parse_config
 from nestforge.data.imagefolder import choose_balanced, list_images
 from nestforge.data.preprocess import load_image, make_reference_preprocess
 from nestforge.engines import get_engine
-from nestforge.engines.base import Session, Settings
+from nestforge.engines.base import Dtype, Session, Settings
 from nestforge.engines.machine import count_available_cores, read_machine
 from nestforge.errors import run_command
 from nestforge.explain.rewrites import time_kernels
@@ -74,6 +74,11 @@ class Contender:
     large: bool = False
 
 
+def has_bf16() -> bool:
+    """Tell whether OpenVINO computes in bf16 here, as it does by itself where it can."""
+    return get_engine("openvino").supports("bf16")
+
+
 def on_engine(engine: str, file: str, dtype: str = "int8", *, large: bool = False) -> Contender:
     """Return a model file on one of the engines; what an int8 file leaves in float runs as the engine would choose."""
 
@@ -81,20 +86,20 @@ def on_engine(engine: str, file: str, dtype: str = "int8", *, large: bool = Fals
         opened = get_engine(engine)
         chosen = dtype
         if dtype == "int8" and engine == "openvino":
-            chosen = "bf16" if opened.supports("bf16") else "fp32"
+            chosen = "bf16" if has_bf16() else "fp32"
         return opened.open(task.folder / file, dataclasses.replace(settings, dtype=chosen))
 
     return Contender(open_session, dtype, file, large)
 
 
-def ours(dtype: str, *, large: bool = False) -> Contender:
+def ours(folder: str, *, large: bool = False) -> Contender:
     """Return an artifact of ours, opened as `predict` and `bench` open it."""
 
     def open_session(task: Task, settings: Settings) -> Session:
-        opened = open_artifact(task.folder / dtype)
+        opened = open_artifact(task.folder / folder)
         return opened.open_session(batch=settings.batch, streams=settings.streams, threads=settings.threads)
 
-    return Contender(open_session, dtype, f"{dtype}/model.onnx", large)
+    return Contender(open_session, folder.split("-")[0], f"{folder}/model.onnx", large)
 
 
 def open_torch(**options: bool) -> Open:
@@ -123,6 +128,7 @@ CONTENDERS = {
     "nestforge, fp32": ours("fp32", large=True),
     "nestforge, bf16": ours("bf16"),
     "nestforge, int8": ours("int8", large=True),
+    "nestforge, int8, float_dtype bf16": ours("int8-bf16", large=True),
 }
 OURS = "nestforge, int8"
 STREAMED = ("OpenVINO", "by hand", "nestforge")  # those whose engine runs requests side by side
@@ -133,11 +139,12 @@ def build_models(network: str, photos: Path, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     size = get_variant(network).image_size
     common = {"model": {"name": network, "seed": 0}, "calibration": {"data": str(photos), "count": CALIBRATION_IMAGES}}
-    has_bf16 = get_engine("openvino").supports("bf16")
-    for dtype in ("fp32", "int8", *(["bf16"] if has_bf16 else [])):
-        if not (folder / dtype).exists():
-            config = parse_config({**common, "dtype": dtype, "output": str(folder / dtype)}, source="contenders")
-            nestforge.build(config, progress=show_bars)
+    for name in ("fp32", "int8", *(["bf16", "int8-bf16"] if has_bf16() else [])):
+        if not (folder / name).exists():
+            dtype, *rest = name.split("-")
+            quantize = {"float_dtype": rest[0]} if rest else {}
+            config = {**common, "dtype": dtype, "quantize": quantize, "output": str(folder / name)}
+            nestforge.build(parse_config(config, source="contenders"), progress=show_bars)
     given = folder / "given.onnx"
     if not given.exists():
         config = parse_config(
@@ -242,8 +249,8 @@ def measure(network: str, folder: Path, rounds: int) -> dict[str, Any]:
     task = Task(network, folder)
     names = [name for name, contender in CONTENDERS.items() if main or contender.large]
     before = measure_peaks(cores)
-    if not get_engine("openvino").supports("bf16"):
-        names = [name for name in names if CONTENDERS[name].dtype != "bf16"]
+    if not has_bf16():
+        names = [name for name in names if "bf16" not in name]
     many = 8 if main else 2
     table: list[Settings3] = [(1, 1, cores), (many, 1, cores), *([(1, 1, 1)] if main and cores > 1 else [])]
     results: dict[str, Any] = {}
@@ -308,8 +315,9 @@ def open_profiled(name: str, task: Task, settings: Settings) -> Session:
         "by hand": "ort.onnx",
     }
     file = next((file for start, file in files.items() if name.startswith(start)), None)
-    path = task.folder / (file or f"{CONTENDERS[name].dtype}/model.onnx")
-    return get_engine("openvino").open(path, settings)
+    path = task.folder / (file or CONTENDERS[name].file)
+    dtype: Dtype = "bf16" if "bf16" in name or (file and CONTENDERS[name].dtype == "int8" and has_bf16()) else "fp32"
+    return get_engine("openvino").open(path, dataclasses.replace(settings, dtype=dtype))
 
 
 def read_version(package: str) -> str:

@@ -1,6 +1,6 @@
 """Tables and plots of docs/performance.md, from what contenders.py, rewrites.py and memory.py measured.
 
-python benchmarks/performance.py [--results benchmarks/results] [--document docs/performance.md]
+python benchmarks/performance.py [--results benchmarks/results] [--document docs/performance.md] [--plots docs/plots]
 """
 
 from __future__ import annotations
@@ -202,6 +202,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results")
     parser.add_argument("--document", type=Path, default=ROOT / "docs" / "performance.md")
+    parser.add_argument("--plots", type=Path, default=ROOT / "docs" / "plots", help="folder for the plots")
     args = parser.parse_args()
     parts: dict[str, str] = {}
     for path in sorted(args.results.glob("contenders-*.json")):
@@ -215,7 +216,7 @@ def main() -> None:
         )
         if result["kernels"]:
             parts["layers"] = make_kernel_table(result)
-            draw_plots(result, args.document.parent / "plots")
+            draw_plots(result, args.plots)
     memory = args.results / "memory.json"
     if memory.is_file():
         report = json.loads(memory.read_text())

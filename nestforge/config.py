@@ -71,6 +71,8 @@ class QuantizeSection(_Section):
     skip_convolutions: tuple[Annotated[int, Field(ge=0)], ...] = ()  # left in float; indices in graph order
     # CPUs without an int8 dot product saturate sums of two products; auto asks this CPU
     saturation: Literal["auto", "avoid", "ignore"] = "auto"
+    # what int8 leaves in float, such as means and pools, is computed in; bf16 is for OpenVINO and CPUs that have it
+    float_dtype: Literal["fp32", "bf16"] = "fp32"
     # layers are left in float until top-1 falls by at most this many percentage points, judged by a 95% interval
     max_drop: Annotated[float, Field(gt=0, le=100)] | None = None
     validation: ValidationSection | None = None
@@ -114,6 +116,11 @@ class BuildConfig(_Section):
         if self.preprocess is not None and self.preprocess.output_hw is None:
             raise ValueError("'preprocess.ops' must end in a fixed size (ecenter_crop, center_crop or resize [h, w])")
         return self
+
+    @property
+    def execution_dtype(self) -> Literal["fp32", "bf16", "int8"]:
+        """How the engine is told to execute: with bf16, it is so for whatever the file does not quantize."""
+        return "bf16" if self.dtype == "int8" and self.quantize.float_dtype == "bf16" else self.dtype
 
 
 def read_config(path: Path, overrides: Iterable[str] = ()) -> BuildConfig:

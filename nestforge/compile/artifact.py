@@ -191,7 +191,7 @@ class Artifact:
             batch=batch,
             height=manifest.height,
             width=manifest.width,
-            dtype=manifest.config.dtype,
+            dtype=manifest.config.execution_dtype,
             streams=streams,
             threads=count_available_cores() if threads is None else threads,
             profile=profile,

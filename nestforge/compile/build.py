@@ -89,8 +89,9 @@ def build(
     output = Path(resolved.output)
     claim_output_folder(output, overwrite=overwrite)
     engine = get_engine(resolved.engine)
-    if not engine.supports(resolved.dtype):
-        raise ConfigError(f"{resolved.engine} has no {resolved.dtype} on this CPU; choose another dtype or engine")
+    if not engine.supports(resolved.execution_dtype):
+        wanted = resolved.execution_dtype
+        raise ConfigError(f"{resolved.engine} has no {wanted} on this CPU; choose another dtype or engine")
     with progress("reading the model", None):
         source = load_source(resolved, progress)
     labels = read_label_lines(resolved, source.classifier.num_classes)
@@ -105,7 +106,8 @@ def build(
         if labels:
             (folder / LABELS_FILE).write_text("".join(f"{line}\n" for line in labels), encoding="utf-8")
         with progress("compiling the built model", None):
-            built = engine.open(folder / MODEL_FILE, dataclasses.replace(prepared.settings, dtype=resolved.dtype))
+            settings = dataclasses.replace(prepared.settings, dtype=resolved.execution_dtype)
+            built = engine.open(folder / MODEL_FILE, settings)
         parity = _measure_parity(engine.open(prepared.original, prepared.settings), built, prepared.images, progress)
         kernels = built.list_kernels()
         warnings = _find_warnings(quantization, kernels)

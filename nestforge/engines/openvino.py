@@ -39,7 +39,7 @@ class OpenVINOEngine:
 
     def open(self, model: Path | bytes, settings: Settings, *, sha256: str | None = None) -> Session:
         if not self.supports(settings.dtype):
-            raise EngineError("this CPU has no bf16 instructions; build with dtype fp32 or int8")
+            raise EngineError("this CPU has no bf16 instructions; build for it with neither dtype nor float_dtype bf16")
         try:
             # What an int8 graph leaves in float runs in float32: the answer then does not depend on the CPU.
             options = {

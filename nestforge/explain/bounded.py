@@ -12,7 +12,7 @@ import json
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -235,7 +235,8 @@ def _choose_settings(prepared: Prepared) -> Settings:
 def _open(prepared: Prepared, plan: QuantizationPlan, spared: tuple[str, ...]) -> Session:
     model = ir.from_proto(ir.to_proto(prepared.source.model))
     plan.apply(model, spared=spared)
-    return prepared.engine.open(serialize(model), _choose_settings(prepared))
+    settings = replace(_choose_settings(prepared), dtype=prepared.config.execution_dtype)
+    return prepared.engine.open(serialize(model), settings)
 
 
 def _answer(

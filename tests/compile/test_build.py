@@ -16,6 +16,7 @@ from nestforge.compile.build import build
 from nestforge.compile.plan import choose_left_out
 from nestforge.config import parse_config, read_config
 from nestforge.engines import get_engine
+from nestforge.engines.base import Settings
 from nestforge.engines.machine import read_machine
 from nestforge.errors import ArtifactError, ConfigError, DataError, ModelError, NestForgeError
 
@@ -108,6 +109,27 @@ def test_bf16_where_the_cpu_has_it(slim_config: Config, tmp_path: Path) -> None:
             build_with(slim_config, tmp_path / "a", dtype="bf16")
     with pytest.raises(ConfigError, match="has no bf16"):
         build_with(slim_config, tmp_path / "b", dtype="bf16", engine="onnxruntime")
+
+
+def test_what_int8_leaves_in_float_is_computed_in_bf16(slim_config: Config, tmp_path: Path) -> None:
+    quantize = {"float_dtype": "bf16"}
+    if get_engine("openvino").supports("bf16"):
+        kernels = build_with(slim_config, tmp_path / "a", quantize=quantize)["kernels"]
+        assert kernels["Convolution"].keys() == {"u8"}
+        assert "bf16" in {precision for counts in kernels.values() for precision in counts}
+        executed = {kernel.precision for kernel in open_artifact(tmp_path / "a").open_session().list_kernels()}
+        assert executed >= {"u8", "bf16"}
+        assert "bf16" not in {
+            kernel.precision
+            for kernel in get_engine("openvino")
+            .open(tmp_path / "a" / "model.onnx", Settings(height=56, width=56, dtype="int8"))
+            .list_kernels()
+        }
+    else:
+        with pytest.raises(ConfigError, match="has no bf16 on this CPU"):
+            build_with(slim_config, tmp_path / "a", quantize=quantize)
+    with pytest.raises(ConfigError, match="has no bf16"):
+        build_with(slim_config, tmp_path / "b", quantize=quantize, engine="onnxruntime")
 
 
 FOREIGN = """<ir_version: 9, opset_import: ["" : 17]> foreign (float[n,3,h,w] x) => (float[n,5] y)
@@ -344,7 +366,7 @@ def test_rewritings_are_chosen_where_they_pay(slim_config: Config) -> None:
         config = parse_config({**slim_config, "dtype": dtype, "rewrites": changed, "output": "unused"}, source="test")
         left_out = choose_left_out(config)
         assert ("fold_pads" in left_out) == expected
-        assert ("split_radix" in left_out) == read_machine().has_int8_dot_product
+        assert "split_radix" not in left_out
     config = parse_config({**slim_config, "engine": "onnxruntime", "output": "unused"}, source="test")
     assert "split_radix" in choose_left_out(config)
     with pytest.raises(ConfigError, match=r"rewrites\.fold_pads: Input should be 'auto', True or False"):
