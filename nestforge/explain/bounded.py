@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
@@ -132,6 +133,7 @@ def _hold(prepared: Prepared, path: Path, progress: Progress) -> BoundRecord:
     bound = section.max_drop / 100
     chosen = measure(0)
     if chosen.drop_high > bound:
+        _warn_of_few_images(chosen, len(validation.paths), bound)
         if state.ranking is None:
             layers, _, complete = measure_layers(prepared, DEFAULT_IMAGES, progress)
             if not complete:
@@ -146,6 +148,20 @@ def _hold(prepared: Prepared, path: Path, progress: Progress) -> BoundRecord:
         images=len(validation.paths),
         frontier=tuple(sorted(state.frontier, key=lambda point: len(point.spared))),
     )
+
+
+def _warn_of_few_images(found: FrontierPoint, images: int, bound: float) -> None:
+    """Say so where it is not the drop that is too large for the bound but the interval too wide."""
+    turned = found.lost + found.gained
+    least = bound_drop(turned // 2, turned - turned // 2, images)
+    if least > bound:
+        needed = math.ceil(images * (least / bound) ** 2)
+        warnings.warn(
+            f"{images:,} validation images, {turned} of them turned right or wrong by int8, prove a drop of no less "
+            f"than {100 * least:.2f} percentage points even where there is none: with about {needed:,} images a bound "
+            f"of {100 * bound:g} would cost fewer layers",
+            stacklevel=5,
+        )
 
 
 def rank_layers(layers: Iterable[LayerSensitivity]) -> list[LayerSensitivity]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,18 @@ def test_search_finds_the_fewest(needed: int) -> None:
 def test_search_ends_where_nothing_helps() -> None:
     with pytest.raises(DataError, match="even with all 3 layers in float"):
         bounded._search(lambda count: make_point(count, 1.0), 3, 0.5)
+
+
+def test_too_few_images_are_named_as_the_reason() -> None:
+    """71 of 5,000 answers turned: 0.26 points is the least that can be proven; three times the images prove 0.15."""
+    found = make_point(0, 0.0).model_copy(update={"lost": 35, "gained": 36})
+    with pytest.warns(UserWarning, match=r"prove a drop of no less than 0\.26 .* with about 14,9\d\d images") as record:
+        bounded._warn_of_few_images(found, 5000, 0.0015)
+    assert len(record) == 1
+    assert bound_drop(105, 106, 15_000) == pytest.approx(0.0015, rel=0.05)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        bounded._warn_of_few_images(found, 5000, 0.004)
 
 
 def test_layers_are_ranked_by_noise_for_time() -> None:
