@@ -152,14 +152,12 @@ def _hold(prepared: Prepared, path: Path, progress: Progress) -> BoundRecord:
 
 def _warn_of_few_images(found: FrontierPoint, images: int, bound: float) -> None:
     """Say so where it is not the drop that is too large for the bound but the interval too wide."""
-    turned = found.lost + found.gained
-    least = bound_drop(turned // 2, turned - turned // 2, images)
-    if least > bound:
-        needed = math.ceil(images * (least / bound) ** 2)
+    if found.drop < bound < found.drop_high:
+        needed = math.ceil(images * ((found.drop_high - found.drop) / (bound - found.drop)) ** 2)
         warnings.warn(
-            f"{images:,} validation images, {turned} of them turned right or wrong by int8, prove a drop of no less "
-            f"than {100 * least:.2f} percentage points even where there is none: with about {needed:,} images a bound "
-            f"of {100 * bound:g} would cost fewer layers",
+            f"the drop found is {100 * found.drop:.2f} percentage points, but {images:,} validation images cannot rule "
+            f"out {100 * found.drop_high:.2f}: with about {needed:,} such images the bound of {100 * bound:g} would be "
+            "kept without a layer in float",
             stacklevel=5,
         )
 

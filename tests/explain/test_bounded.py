@@ -61,15 +61,15 @@ def test_search_ends_where_nothing_helps() -> None:
 
 
 def test_too_few_images_are_named_as_the_reason() -> None:
-    """71 of 5,000 answers turned: 0.26 points is the least that can be proven; three times the images prove 0.15."""
-    found = make_point(0, 0.0).model_copy(update={"lost": 35, "gained": 36})
-    with pytest.warns(UserWarning, match=r"prove a drop of no less than 0\.26 .* with about 14,9\d\d images") as record:
-        bounded._warn_of_few_images(found, 5000, 0.0015)
-    assert len(record) == 1
-    assert bound_drop(105, 106, 15_000) == pytest.approx(0.0015, rel=0.05)
+    """One of 150 answers lost: 2.19 points cannot be ruled out; with the same rate 200 images prove 2."""
+    found = make_point(0, bound_drop(1, 0, 150)).model_copy(update={"drop": 1 / 150, "lost": 1})
+    with pytest.warns(UserWarning, match=r"is 0\.67 .* 150 validation images cannot rule out 2\.19: with about 195 "):
+        bounded._warn_of_few_images(found, 150, 0.02)
+    assert bound_drop(2, 0, 300) < 0.02
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        bounded._warn_of_few_images(found, 5000, 0.004)
+        bounded._warn_of_few_images(found, 150, 0.005)  # the drop itself is too large
+        bounded._warn_of_few_images(found, 150, 0.03)  # proven
 
 
 def test_layers_are_ranked_by_noise_for_time() -> None:
