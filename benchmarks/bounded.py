@@ -121,9 +121,9 @@ def format_row(row: dict[str, Any]) -> list[str]:
 
 
 def write_tables(args: argparse.Namespace) -> None:
-    """Replace the table in the document."""
+    """Replace the table in the document; that of another machine's file is marked with the file's name."""
     networks = json.loads(args.output.read_text())["networks"]
-    replace_blocks(args.document, {"bounded": make_bound_table(networks)})
+    replace_blocks(args.document, {args.output.stem: make_bound_table(networks)})
 
 
 def main() -> None:

@@ -61,7 +61,7 @@ def test_search_ends_where_nothing_helps() -> None:
 
 
 def test_too_few_images_are_named_as_the_reason() -> None:
-    """One of 150 answers lost: 2.19 points cannot be ruled out; with the same rate 200 images prove 2."""
+    """One of 150 answers lost: 2.19 points cannot be ruled out; at the same rate 300 images prove 2."""
     found = make_point(0, bound_drop(1, 0, 150)).model_copy(update={"drop": 1 / 150, "lost": 1})
     with pytest.warns(UserWarning, match=r"is 0\.67 .* 150 validation images cannot rule out 2\.19: with about 195 "):
         bounded._warn_of_few_images(found, 150, 0.02)
