@@ -155,9 +155,9 @@ def draw_lines(
     body.append(draw_axis_name(x_axis, (left + right) / 2, bottom + 34))
     body += _draw_legend(lines, width)
     for index, line in enumerate(lines):
-        colour = _choose_colour(line, index)
+        style = _choose_style(line, index)
         path = " ".join(f"{place(point[0]):.1f},{y_scale(point[1]):.1f}" for point in line.points)
-        body += [f'<g class="nf-s{colour}">', f'<polyline class="nf-stroke" points="{path}"/>']
+        body += [f'<g class="nf-s{style % len(COLOURS)}">', f'<polyline class="nf-stroke" points="{path}"/>']
         for point in line.points:
             x, y = place(point[0]), y_scale(point[1])
             numbers = y_scale.format(point[1], extra=1)
@@ -167,7 +167,7 @@ def draw_lines(
                 numbers += f" [{y_scale.format(point[2], extra=1)}, {y_scale.format(point[3], extra=1)}]"
                 whisker = f'<path class="nf-thin" d="M{x:.1f} {low:.1f}V{high:.1f}"/>'
             tooltip = f"{line.name}: {x_axis} {point[0]:g}, {y_axis} {numbers}"
-            body.append(f'<g class="nf-mark"><title>{escape(tooltip)}</title>{whisker}{draw_point(colour, x, y)}</g>')
+            body.append(f'<g class="nf-mark"><title>{escape(tooltip)}</title>{whisker}{draw_point(style, x, y)}</g>')
         body.append("</g>")
     return wrap_plot(title, body, width, height + legend_height)
 
@@ -211,7 +211,7 @@ def draw_histogram(
         beyond = f", {heights[bins]:.1%} beyond {x_scale.format(end, extra=1)}" if heights[bins] else ""
         tooltip = f"{sample.name}: {len(values):,} values, median {x_scale.format(median, extra=2)}{beyond}"
         body += [
-            f'<g class="nf-mark nf-s{_choose_colour(sample, index)}"><title>{escape(tooltip)}</title>',
+            f'<g class="nf-mark nf-s{_choose_style(sample, index) % len(COLOURS)}"><title>{escape(tooltip)}</title>',
             f'<path class="nf-area" d="M{edges[0]:.1f} {bottom}{steps}V{bottom}Z"/>',
             f'<path class="nf-outline" d="M{edges[0]:.1f} {bottom}{steps}V{bottom}"/>',
             f'<path class="nf-median" d="M{x_scale(median):.1f} {bottom}V{top}"/></g>',
@@ -230,13 +230,14 @@ def _draw_legend(series: Sequence[Line | Sample], width: float) -> list[str]:
         return []
     body = []
     for index, (x, row, text) in enumerate(place_legend([entry.name for entry in series], width)):
-        colour = _choose_colour(series[index], index)
+        style = _choose_style(series[index], index)
         body.append(
-            f'<g class="nf-s{colour}">{draw_point(colour, x + 5, 37.0 + 18 * row)}'
+            f'<g class="nf-s{style % len(COLOURS)}">{draw_point(style, x + 5, 37.0 + 18 * row)}'
             f'<text class="nf-label" x="{x + 15:.1f}" y="{41 + 18 * row}">{escape(text)}</text></g>'
         )
     return body
 
 
-def _choose_colour(series: Line | Sample, place: int) -> int:
-    return (place if series.colour is None else series.colour) % len(COLOURS)
+def _choose_style(series: Line | Sample, place: int) -> int:
+    """Return what colour and shape follow from; there are more colours than shapes, so that a dozen differ in one."""
+    return place if series.colour is None else series.colour

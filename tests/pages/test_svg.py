@@ -73,6 +73,18 @@ def test_values_stand_where_the_axis_says() -> None:
     assert ticks["100"] - 4 == pytest.approx(y2, abs=0.2)
 
 
+def test_a_dozen_lines_differ_in_colour_or_shape() -> None:
+    """What a line's marks look like, wherever they stand, is no other line's."""
+    lines = [Line(name=f"line {index}", points=((1.0, float(index)),)) for index in range(12)]
+    svg = draw_lines("t", lines, x_axis="x", y_axis="y", width=900)
+    looks = set()
+    for line in lines:
+        legend = re.search(rf'<g class="(nf-s\d)">(<(?:circle|path)[^>]*/>)<text[^>]*>{line.name}<', svg)
+        assert legend is not None
+        looks.add((legend[1], re.sub(r'(cx|cy)="[^"]*"|M[^hl]*', "", legend[2])))
+    assert len(looks) == len(lines)
+
+
 def test_bars_start_at_zero_and_are_as_long_as_their_values() -> None:
     svg = draw_bars("t", [Bar(label="a", value=2), Bar(label="b", value=4), Bar(label="c", value=-4)], axis="x")
     rows = [mark.find(f"{SVG}rect") for mark in list_marks(svg)]
