@@ -12,7 +12,7 @@ executed by OpenVINO and compared with float32 image by image. With `--halves` t
 image of each class calibrates what is evaluated on the second, and the other way round.
 
 "exact" rows execute the same file without int8 kernels, each QuantizeLinear and DequantizeLinear as the ONNX standard
-defines it. That is what a CPU computes whose sums do not saturate (VNNI, Arm); see docs/results.md.
+defines it: sums that saturate nowhere; see docs/accuracy.md.
 """
 
 from __future__ import annotations

@@ -88,7 +88,7 @@ class RewriteSection(_Section):
     """Which rewritings of the graph are tried; all are exact in float32."""
 
     unfold_radix: bool = True
-    # auto: where it was measured to pay (docs/performance.md)
+    # auto: where it was measured to pay, or not to cost (docs/performance.md, performance-amx.md)
     fold_pads: Literal["auto", True, False] = "auto"  # in int8
     split_radix: Literal["auto", True, False] = "auto"  # on OpenVINO
 

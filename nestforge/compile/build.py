@@ -91,7 +91,8 @@ def build(
     engine = get_engine(resolved.engine)
     if not engine.supports(resolved.execution_dtype):
         wanted = resolved.execution_dtype
-        raise ConfigError(f"{resolved.engine} has no {wanted} on this CPU; choose another dtype or engine")
+        key = "dtype" if wanted == resolved.dtype else "quantize.float_dtype"
+        raise ConfigError(f"{resolved.engine} has no {wanted} on this CPU; choose another {key} or engine")
     with progress("reading the model", None):
         source = load_source(resolved, progress)
     labels = read_label_lines(resolved, source.classifier.num_classes)

@@ -41,7 +41,8 @@ class OpenVINOEngine:
         if not self.supports(settings.dtype):
             raise EngineError("this CPU has no bf16 instructions; build for it with neither dtype nor float_dtype bf16")
         try:
-            # What an int8 graph leaves in float runs in float32: the answer then does not depend on the CPU.
+            # What an int8 graph leaves in float runs in float32 unless bf16 is asked for: the answer then does not
+            # depend on the CPU.
             options = {
                 "INFERENCE_PRECISION_HINT": "bf16" if settings.dtype == "bf16" else "f32",
                 "NUM_STREAMS": settings.streams,

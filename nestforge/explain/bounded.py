@@ -156,9 +156,9 @@ def _warn_of_few_images(found: FrontierPoint, images: int, bound: float) -> None
         needed = math.ceil(images * ((found.drop_high - found.drop) / (bound - found.drop)) ** 2)
         warnings.warn(
             f"the drop found is {100 * found.drop:.2f} percentage points, but {images:,} validation images cannot rule "
-            f"out {100 * found.drop_high:.2f}: with about {needed:,} such images the bound of {100 * bound:g} would be "
-            "kept without a layer in float",
-            stacklevel=5,
+            f"out {100 * found.drop_high:.2f}: with about {needed:,} such images the bound of {100 * bound:g} could be "
+            "proven without a layer in float",
+            stacklevel=6,
         )
 
 

@@ -1,7 +1,8 @@
 """Which layer costs how much: every layer quantized alone, and every layer spared alone.
 
 The network is cut into parts (`segments`), so that a choice costs only its own part and what follows; every part runs
-on the engine's own kernels, float32 or int8, exactly as a build would make them.
+on the engine's own kernels, exactly as a build would make them, but that what stays in float is float32 whatever
+`quantize.float_dtype` says.
 """
 
 from __future__ import annotations
@@ -295,7 +296,8 @@ def _share_time(
     """Return each layer's share of the int8 model's time: the medians of its kernels over some runs."""
     model = ir.from_proto(ir.to_proto(prepared.source.model))
     plan.apply(model)
-    session = prepared.engine.open(serialize(model), replace(settings, streams=1, profile=True))
+    settings = replace(settings, streams=1, profile=True, dtype=prepared.config.execution_dtype)
+    session = prepared.engine.open(serialize(model), settings)
     kernels = measure_kernels(session, batch)
     total_ms = sum(kernel.time_ms or 0.0 for kernel in kernels)
     if not total_ms:

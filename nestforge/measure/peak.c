@@ -1,5 +1,5 @@
 // Multiply-accumulates a second of one core, from loops that never leave the registers.
-// Eight independent accumulators hide the latency; the empty asm keeps the compiler from merging the steps.
+// Eight independent accumulators (four tiles) hide the latency; the empty asm keeps the compiler from merging the steps.
 #include <stdint.h>
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -40,7 +40,7 @@ static int may_use_tiles(void) {  // Linux gives the tiles' registers to process
 }
 #endif
 
-// Each function runs 8 * steps vector operations and returns the MACs of one of them, or 0 where it has none.
+// Each function runs 8 * steps operations, on vectors or tiles, and returns the MACs of one of them, or 0 where it has none.
 
 int64_t run_fp32(int64_t steps) {
 #if defined(__AVX512F__)

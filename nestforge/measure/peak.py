@@ -50,7 +50,7 @@ def measure_peak(dtype: Dtype, threads: int) -> Peak | None:
 
 @cache  # a library that is loaded stays loaded
 def _compile_loop(compiler: str, dtype: Dtype) -> Callable[[int], int] | None:
-    """Return the C function ``steps -> MACs of one vector operation``, or None without the instruction.
+    """Return the C function ``steps -> MACs of one operation``, or None without the instruction.
 
     None as well where the CPU multiplies tiles and the compiler does not know how: a smaller peak would flatter.
     """

@@ -111,6 +111,16 @@ def test_bf16_where_the_cpu_has_it(slim_config: Config, tmp_path: Path) -> None:
         build_with(slim_config, tmp_path / "b", dtype="bf16", engine="onnxruntime")
 
 
+def test_bf16_is_executed_where_it_is_asked_for(slim_config: Config) -> None:
+    def get_execution(dtype: str, float_dtype: str) -> str:
+        changes = {"dtype": dtype, "quantize": {"float_dtype": float_dtype}, "output": "unused"}
+        return parse_config({**slim_config, **changes}, source="test").execution_dtype
+
+    dtypes = ("fp32", "bf16", "int8")
+    assert [get_execution(dtype, "fp32") for dtype in dtypes] == ["fp32", "bf16", "int8"]
+    assert [get_execution(dtype, "bf16") for dtype in dtypes] == ["fp32", "bf16", "bf16"]
+
+
 def test_what_int8_leaves_in_float_is_computed_in_bf16(slim_config: Config, tmp_path: Path) -> None:
     quantize = {"float_dtype": "bf16"}
     if get_engine("openvino").supports("bf16"):
@@ -128,7 +138,7 @@ def test_what_int8_leaves_in_float_is_computed_in_bf16(slim_config: Config, tmp_
     else:
         with pytest.raises(ConfigError, match="has no bf16 on this CPU"):
             build_with(slim_config, tmp_path / "a", quantize=quantize)
-    with pytest.raises(ConfigError, match="has no bf16"):
+    with pytest.raises(ConfigError, match=r"has no bf16 .* another quantize\.float_dtype or engine"):
         build_with(slim_config, tmp_path / "b", quantize=quantize, engine="onnxruntime")
 
 

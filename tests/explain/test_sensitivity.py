@@ -23,7 +23,7 @@ from nestforge.engines.base import Settings
 from nestforge.errors import ArtifactError, ConfigError
 from nestforge.explain import sensitivity as module
 from nestforge.explain.segments import cut_graph, find_touched, list_foreign, run_chain
-from nestforge.explain.sensitivity import compare_logits, measure_layers, sensitivity
+from nestforge.explain.sensitivity import _Probe, compare_logits, measure_layers, sensitivity
 from nestforge.pages.sensitivity import draw_noise
 from nestforge.progress import silent
 
@@ -132,6 +132,24 @@ def test_the_same_where_nothing_rectifies_what_a_layer_reads(prepared: Prepared)
         means=None,
     )
     assert compare_quantizers(model, plan, prepared, Settings(batch=2, height=8, width=8)) > 4
+
+
+def test_parts_opened_anew_run_from_where_they_begin(prepared: Prepared) -> None:
+    """Exactly what comes of opening all parts anew, for layers that change earlier parts and for one that does not."""
+    plan = prepared.plan
+    assert plan is not None
+    batches = list(prepared.images.load(IMAGES, batch=IMAGES))
+    probe = _Probe(prepared, plan, Settings(batch=IMAGES, height=56, width=56), batches)
+    names = ["layer1.0.conv3", "layer2.0.conv1", "layer4.0.conv1"]
+    places = [next(place for place, part in enumerate(probe._segments) if name in part.nodes) for name in names]
+    choices = [probe._choose(name, place) for name, place in zip(names, places, strict=True)]
+    assert [choice.parts.start - place for choice, place in zip(choices, places, strict=True)] == [0, -1, -1]
+    for choice, (name, _, spared) in zip(choices, probe.visit(names), strict=True):
+        sessions = [
+            part.open_quantized(prepared.engine, plan, choice.activations - theirs, spared={name})
+            for part, theirs in zip(probe._segments, probe._foreign, strict=True)
+        ]
+        assert spared == compare_logits(probe._expected, np.concatenate(run_chain(sessions, batches)))
 
 
 def test_spared_is_what_a_build_makes_of_it(prepared: Prepared) -> None:

@@ -86,7 +86,7 @@ def test_the_loop_takes_the_widest_instruction(monkeypatch: pytest.MonkeyPatch) 
     """A share of less than the true peak would flatter: where the compiler cannot use tiles there is no peak."""
     widest = next(MACS[flag] for flag in MACS if flag in read_machine().flags)
     loop = _compile_loop("cc", "int8")
-    assert loop is None or loop(1) == widest
+    assert loop(1) == widest if loop else widest == MACS["amx_int8"]  # a compiler or system that does not know tiles
     with_tiles = replace(read_machine(), flags=("amx_int8",))
     monkeypatch.setattr("nestforge.measure.peak.read_machine", lambda: with_tiles)
     loop = _compile_loop.__wrapped__("cc", "int8")
