@@ -1,8 +1,8 @@
 """Which layer costs how much: every layer quantized alone, and every layer spared alone.
 
 The network is cut into parts (`segments`), so that a choice costs only its own part and what follows; every part runs
-on the engine's own kernels, exactly as a build would make them, but that what stays in float is float32 whatever
-`quantize.float_dtype` says.
+on the engine's own kernels, exactly as a build would make them. Only the damage is always that of float32 around int8
+layers, whatever `quantize.float_dtype` says; times are the build's own.
 """
 
 from __future__ import annotations

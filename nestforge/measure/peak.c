@@ -23,9 +23,11 @@
 // Tiles of 16 rows of 64 bytes: four accumulators, as many as their latency takes, of one product of A and B.
 #if defined(__AMX_TILE__) && defined(__linux__)
 #define TILES(STEP)                                                                  \
-    struct { uint8_t palette, zero[15]; uint16_t bytes[16]; uint8_t rows[16]; } shape = {.palette = 1}; \
+    struct { uint8_t palette, zero[15]; uint16_t bytes[16]; uint8_t rows[16]; }      \
+        shape = {.palette = 1};                                                      \
     for (int i = 0; i < 6; i++) { shape.bytes[i] = 64; shape.rows[i] = 16; }         \
-    __asm__ volatile("" : : "r"(&shape) : "memory"); /* gcc 12 takes 8 bytes for all */ \
+    /* gcc 12 thinks that loading reads 8 bytes, and leaves the others unwritten */  \
+    __asm__ volatile("" : : "r"(&shape) : "memory");                                 \
     _tile_loadconfig(&shape);                                                        \
     _tile_zero(0); _tile_zero(1); _tile_zero(2);                                     \
     _tile_zero(3); _tile_zero(4); _tile_zero(5);                                     \
@@ -35,8 +37,10 @@
     }                                                                                \
     _tile_release()
 
-static int may_use_tiles(void) {  // Linux gives the tiles' registers to processes that ask (arch_prctl, data of tiles)
-    return syscall(SYS_arch_prctl, 0x1023, 18) == 0;
+enum { REQUEST_PERMISSION = 0x1023, TILE_DATA = 18 };  // ARCH_REQ_XCOMP_PERM and XFEATURE_XTILEDATA in Linux
+
+static int may_use_tiles(void) {  // Linux gives the registers of tiles to processes that ask
+    return syscall(SYS_arch_prctl, REQUEST_PERMISSION, TILE_DATA) == 0;
 }
 #endif
 
