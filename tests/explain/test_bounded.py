@@ -12,12 +12,15 @@ import pytest
 
 from nestforge.compile.artifact import FrontierPoint, inspect
 from nestforge.compile.build import build as build_unbounded
+from nestforge.compile.plan import prepare
+from nestforge.compile.source import load_source
 from nestforge.config import parse_config
 from nestforge.errors import ConfigError, DataError
 from nestforge.explain import bounded
 from nestforge.explain.bounded import build, rank_layers
 from nestforge.explain.sensitivity import LayerSensitivity
 from nestforge.measure.statistics import bound_drop
+from nestforge.progress import silent
 
 
 @pytest.fixture(autouse=True)
@@ -70,6 +73,20 @@ def test_too_few_images_are_named_as_the_reason() -> None:
         warnings.simplefilter("error")
         bounded._warn_of_few_images(found, 150, 0.005)  # the drop itself is too large
         bounded._warn_of_few_images(found, 150, 0.03)  # proven
+
+
+@pytest.mark.parametrize(("float_dtype", "executed"), [("fp32", "int8"), ("bf16", "bf16")])
+def test_candidates_are_executed_as_the_artifact_is(
+    float_dtype: str, executed: str, slim_config: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quantize = {"quantize": {"float_dtype": float_dtype}}
+    config = parse_config({**slim_config, **quantize, "output": "unused"}, source="test")
+    prepared = prepare(config, load_source(config, silent), silent)
+    assert prepared.plan is not None
+    opened: list[str] = []
+    monkeypatch.setattr(type(prepared.engine), "open", lambda _, model, settings: opened.append(settings.dtype))
+    bounded._open(prepared, prepared.plan, ())
+    assert opened == [executed]
 
 
 def test_layers_are_ranked_by_noise_for_time() -> None:
