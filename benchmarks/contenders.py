@@ -38,7 +38,7 @@ from nestforge.config import parse_config
 from nestforge.data.imagefolder import choose_balanced, list_images
 from nestforge.data.preprocess import load_image, make_reference_preprocess
 from nestforge.engines import get_engine
-from nestforge.engines.base import Dtype, Session, Settings
+from nestforge.engines.base import Session, Settings
 from nestforge.engines.machine import count_available_cores, read_machine
 from nestforge.errors import run_command
 from nestforge.explain.rewrites import time_kernels
@@ -97,7 +97,9 @@ def ours(folder: str, *, large: bool = False) -> Contender:
 
     def open_session(task: Task, settings: Settings) -> Session:
         opened = open_artifact(task.folder / folder)
-        return opened.open_session(batch=settings.batch, streams=settings.streams, threads=settings.threads)
+        return opened.open_session(
+            batch=settings.batch, streams=settings.streams, threads=settings.threads, profile=settings.profile
+        )
 
     return Contender(open_session, folder.split("-")[0], f"{folder}/model.onnx", large)
 
@@ -269,7 +271,7 @@ def measure(network: str, folder: Path, rounds: int) -> dict[str, Any]:
             batches[str(batch)] = race(several, task, (batch, 1, cores), max(3, rounds // 3))
         for name in streamed:
             settings = Settings(batch=8, height=size, width=size, threads=cores, profile=True)
-            kernels[name] = time_kernels(open_profiled(name, task, settings))
+            kernels[name] = time_kernels(CONTENDERS[name].open(task, settings))
     after = measure_peaks(cores)
     peaks = {  # whatever else ran on the machine meanwhile only lowers a peak
         key: max((one, after[key]), key=lambda peak: peak.macs_per_second if peak else 0.0)
@@ -304,20 +306,6 @@ def measure_peaks(cores: int) -> dict[str, Peak | None]:
         for dtype in ("fp32", "int8", "bf16")
         for threads in sorted({1, cores})
     }
-
-
-def open_profiled(name: str, task: Task, settings: Settings) -> Session:
-    """Open an OpenVINO contender with its kernels timed."""
-    files = {
-        "OpenVINO + NNCF": "nncf.xml",
-        "OpenVINO": "given.onnx",
-        "by hand: NNCF": "nncf.onnx",
-        "by hand": "ort.onnx",
-    }
-    file = next((file for start, file in files.items() if name.startswith(start)), None)
-    path = task.folder / (file or CONTENDERS[name].file)
-    dtype: Dtype = "bf16" if "bf16" in name or (file and CONTENDERS[name].dtype == "int8" and has_bf16()) else "fp32"
-    return get_engine("openvino").open(path, dataclasses.replace(settings, dtype=dtype))
 
 
 def read_version(package: str) -> str:

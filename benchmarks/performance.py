@@ -72,12 +72,15 @@ def compute_share(result: dict[str, Any], name: str, rates: list[float]) -> floa
     A loop on all cores that was disturbed would flatter everybody: as many times one core's peak count where they are
     more.
     """
+    peak = find_peak(result, result["dtypes"][name])
+    return None if peak is None else float(np.median(rates)) * float(result["macs"]) / peak
+
+
+def find_peak(result: dict[str, Any], dtype: str) -> float | None:
+    """Return the peak on all cores in multiply-accumulates a second, or as many times one core's where that is more."""
     cores = result["cores"]
-    peaks = [result["peaks"].get(f"{result['dtypes'][name]}, {threads}") for threads in (1, cores)]
-    if None in peaks:
-        return None
-    peak = max(cores * peaks[0]["macs_per_second"], peaks[1]["macs_per_second"])
-    return float(np.median(rates)) * float(result["macs"]) / float(peak)
+    peaks = [result["peaks"].get(f"{dtype}, {threads}") for threads in (1, cores)]
+    return None if None in peaks else float(max(cores * peaks[0]["macs_per_second"], peaks[1]["macs_per_second"]))
 
 
 def make_contenders_table(result: dict[str, Any]) -> str:
@@ -100,6 +103,18 @@ def make_contenders_table(result: dict[str, Any]) -> str:
         rows.append((name, *cells, *ratios, share, "" if whole else str(floats)))
     columns = ("contender", *map(name_setting, settings), *references.values(), "of peak", "float convolutions")
     return make_table(columns, rows)
+
+
+def make_hand_table(result: dict[str, Any]) -> str:
+    """Return how many times as fast ours are as the combinations by hand, in every setting."""
+    names = [name for name in result["dtypes"] if name.startswith("by hand")]
+    rows = [
+        (one, name_setting(key), *(format_ratio(rates[one], rates[name]) for name in names))
+        for one in REFERENCES
+        for key, rates in result["images_a_second"].items()
+        if one in rates
+    ]
+    return make_table(("ours", "setting", *names), rows)
 
 
 def list_failures(result: dict[str, Any]) -> list[str]:
@@ -216,13 +231,17 @@ def main() -> None:
         result = json.loads(path.read_text())
         machine = result["machine"]
         versions = ", ".join(f"{name} {number}" for name, number in result["versions"].items())
+        peaks = {dtype: find_peak(result, dtype) for dtype in ("fp32", "bf16", "int8")}
+        reached = ", ".join(f"{dtype} {peak / 1e9:,.0f}" for dtype, peak in peaks.items() if peak)
         head = f"`{result['command']}`; {machine['cpu']}, {' '.join(machine['flags'])}; {versions}."
+        head += f" Peaks: {reached} GMAC/s."
         failures = list_failures(result)
         parts[result["network"]] = "\n\n".join(
             [head, make_contenders_table(result), *(["\n".join(failures)] if failures else [])]
         )
         if result["kernels"]:
             parts["layers"] = make_kernel_table(result)
+            parts["by hand"] = make_hand_table(result)
             draw_plots(result, args.plots)
     memory = args.results / "memory.json"
     if memory.is_file():
