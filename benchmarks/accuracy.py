@@ -40,7 +40,7 @@ from peers import Quantizer, quantize_with_nncf, quantize_with_onnxruntime
 from nestforge.compile.onnxfile import serialize
 from nestforge.compile.plan import Prepared, QuantizationPlan, prepare
 from nestforge.compile.source import Source, load_source
-from nestforge.config import BuildConfig, RewriteSection, read_config
+from nestforge.config import BuildConfig, PassSection, read_config
 from nestforge.data.imagefolder import list_images, match_classes, read_imagenet_labels, read_labels
 from nestforge.data.loader import map_in_order
 from nestforge.data.preprocess import Preprocess, normalize_images, read_image
@@ -49,7 +49,7 @@ from nestforge.engines.base import Dtype, Images, Logits, Settings
 from nestforge.engines.machine import count_available_cores, read_machine
 from nestforge.files import write_json
 from nestforge.measure.statistics import compare_paired, compute_rate
-from nestforge.progress import silent
+from nestforge.progress import no_progress
 
 MODES = ("percentile", "max", "kl_divergence", "mse")
 COUNTS = (50, 300, 2000)
@@ -185,7 +185,7 @@ def run_group(name: str, folds: list[Fold]) -> list[Row]:
                 "top1": compute_rate(int(hits[:, 0].sum()), len(truth)),
                 "top5": compute_rate(int(hits.any(1).sum()), len(truth)),
                 "paired": paired,
-                "answers_changed": int((found[:, 0] != expected[:, 0]).sum()),
+                "changed_predictions": int((found[:, 0] != expected[:, 0]).sum()),
             }
         )
     return rows
@@ -193,10 +193,10 @@ def run_group(name: str, folds: list[Fold]) -> list[Row]:
 
 def _run_fold(name: str, fold: Fold) -> Iterator[tuple[Row, Bench, np.ndarray]]:
     if name == "float32":
-        bench = Bench(fold, load_source(fold.config, silent))
+        bench = Bench(fold, load_source(fold.config, no_progress))
         yield {"contender": name, "seconds": 0.0}, bench, bench.expected
     elif name == "bf16":
-        source = load_source(fold.config, silent)
+        source = load_source(fold.config, no_progress)
         bench = Bench(fold, source)
         yield {"contender": name, "seconds": 0.0}, bench, bench.answer(serialize(source.model), dtype="bf16")
     elif name in PEERS:
@@ -267,12 +267,12 @@ def _prepare(fold: Fold, count: int, seed: int, *, dtype: str) -> tuple[Prepared
         "calibration": section.model_copy(update={"count": count, "seed": seed}),
     }
     if dtype == "fp32":  # what peers get: the graph as it is exported
-        changes["rewrites"] = RewriteSection(fold_pads=False, unfold_radix=False, split_radix=False)
+        changes["passes"] = PassSection(fold_pads=False, unfold_radix=False, split_radix=False)
     config = fold.config.model_copy(update=changes)
-    source = load_source(config, silent)
+    source = load_source(config, no_progress)
     bench = Bench(fold, source)
     begin = time.perf_counter()
-    prepared = prepare(config, source, silent)
+    prepared = prepare(config, source, no_progress)
     return prepared, bench, time.perf_counter() - begin
 
 

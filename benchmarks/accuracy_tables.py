@@ -57,7 +57,7 @@ def make_mode_table(groups: dict[str, list[Row]]) -> str:
         differences = [100 * row["paired"]["difference"] for row in rows]
         intervals = [(100 * row["paired"]["low"], 100 * row["paired"]["high"]) for row in rows]
         widest = min(low for low, _ in intervals), max(high for _, high in intervals)
-        changed = [row["answers_changed"] for row in rows]
+        changed = [row["changed_predictions"] for row in rows]
         lines.append(
             [
                 mode,
@@ -85,7 +85,7 @@ def _format(row: Row) -> list[str]:
         f"{row['top5']['rate']:.2%}",
         interval,
         f"{paired['mcnemar_p']:.2g}",
-        str(row["answers_changed"]),
+        str(row["changed_predictions"]),
         f"{row['seconds']:.0f}" if row["seconds"] else "",
         f"{row['peak_rss_bytes'] / 1e9:.2f}" if row["seconds"] else "",
     ]

@@ -21,11 +21,12 @@ from documents import make_table, replace_blocks
 from halves import link_halves
 
 import nestforge
-from nestforge.compile.artifact import open_artifact
+from nestforge.artifact.artifact import open_artifact
+from nestforge.commandline import run_command
 from nestforge.config import BuildConfig, parse_config, read_config
 from nestforge.data.imagefolder import list_images
 from nestforge.engines.machine import read_machine
-from nestforge.errors import DataError, run_command
+from nestforge.errors import DataError
 from nestforge.files import write_json
 from nestforge.progress import show_bars
 
@@ -55,15 +56,15 @@ def try_half(config: BuildConfig, validation: Path, test: Path, bounds: list[flo
         except DataError as error:
             row["refused"] = str(error)
             continue
-        bound = open_artifact(output).manifest.bound
+        bound = open_artifact(output).manifest.accuracy_control
         row["frontier"] = bound.frontier
-        row["chosen"] = next(point for point in bound.frontier if point.spared == bound.spared)
+        row["chosen"] = next(point for point in bound.frontier if point.kept_in_float == bound.kept_in_float)
         row["validation_images"] = bound.images
         for name, artifact in (("plain", plain), ("bounded", output)):
             result = nestforge.evaluate(artifact, test, vs=float32, progress=show_bars)
-            paired = {key: getattr(result.vs, key) for key in ("difference", "low", "high", "answers_changed")}
+            paired = {key: getattr(result.vs, key) for key in ("difference", "low", "high", "changed_predictions")}
             row[name] = {"images": result.images, **paired}
-        if bound.spared:
+        if bound.kept_in_float:
             race = nestforge.bench(output, vs=plain, seconds=RACE_SECONDS, progress=show_bars)
             row["speed"] = {"ratio": race.vs.ratio, "low": race.vs.low, "high": race.vs.high}
     return rows
@@ -111,11 +112,11 @@ def make_bound_table(networks: dict[str, Any]) -> str:
 def format_row(row: dict[str, Any]) -> list[str]:
     """Write what became of one bound on one half."""
     chosen, speed = row["chosen"], row.get("speed")
-    cells = [str(len(chosen["spared"])), f"{100 * chosen['drop']:+.2f}, {100 * chosen['drop_high']:.2f}"]
+    cells = [str(len(chosen["kept_in_float"])), f"{100 * chosen['drop']:+.2f}, {100 * chosen['drop_high']:.2f}"]
     for name in ("bounded", "plain"):
         found = row[name]
         drop, low, high = (0.0 - 100 * found[key] for key in ("difference", "high", "low"))
-        cells += [f"{drop:+.2f} [{low:+.2f}, {high:+.2f}]", str(found["answers_changed"])]
+        cells += [f"{drop:+.2f} [{low:+.2f}, {high:+.2f}]", str(found["changed_predictions"])]
     kept = f"{speed['ratio']:.3f} [{speed['low']:.3f}, {speed['high']:.3f}]" if speed else "the same file"
     return [*cells, kept]
 

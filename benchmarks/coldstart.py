@@ -36,10 +36,10 @@ import numpy as np
 from pipeline import build_models
 from rich.console import Console
 
+from nestforge.commandline import run_command
 from nestforge.data.imagefolder import list_images
-from nestforge.engines.compiled import SWITCH
 from nestforge.engines.machine import read_machine
-from nestforge.errors import run_command
+from nestforge.engines.model_cache import ENV_VAR
 from nestforge.files import write_json
 from nestforge.measure.statistics import compute_ratio_interval
 from nestforge.progress import show_bars
@@ -84,13 +84,13 @@ import typer._adapters
 stamp("pydantic, which typer imports too")
 import numpy, PIL.Image, PIL.ImageOps
 stamp("numpy, Pillow")
-import nestforge.measure.predict
+import nestforge.scale.predict
 stamp("our modules")
 artifact = nestforge.open_artifact(sys.argv[1])
 stamp("manifest, hashes, labels")
 import openvino
 stamp("import openvino")
-arrangement = nestforge.measure.classify.choose_arrangement(artifact, 1)
+arrangement = nestforge.inference.pipeline.choose_arrangement(artifact, 1)
 session = artifact.open_session(batch=arrangement.batch, streams=arrangement.streams, threads=arrangement.threads)
 stamp("read, check and import the compiled model")
 image = nestforge.data.preprocess.load_image(Path(sys.argv[2]), artifact.manifest.preprocess)
@@ -132,7 +132,7 @@ def measure(ours: Path, peer: Path, photo: Path, folder: Path, rounds: int) -> d
     commands: dict[str, tuple[list[str], dict[str, str]]] = {
         "nestforge": (predict, {"NESTFORGE_CACHE": str(caches["warm"])}),
         "nestforge, first ever": (predict, {"NESTFORGE_CACHE": str(caches["empty"])}),
-        "nestforge, no cache": (predict, {SWITCH: "0"}),
+        "nestforge, no cache": (predict, {ENV_VAR: "0"}),
         "openvino": ([sys.executable, "-c", LOAD + OPENVINO, str(ours / "model.onnx"), str(photo)], {}),
         "onnxruntime": ([sys.executable, "-c", LOAD + ONNXRUNTIME, str(peer), str(photo)], {}),
         "numpy": ([sys.executable, "-c", "import numpy"], {}),

@@ -31,7 +31,9 @@ from peers import quantize_with_nncf, quantize_with_nncf_openvino, quantize_with
 from PIL import Image
 
 import nestforge
-from nestforge.compile.artifact import open_artifact
+from nestforge.artifact.artifact import open_artifact
+from nestforge.commandline import run_command
+from nestforge.compile.explain import time_kernels
 from nestforge.compile.onnxfile import read_onnx, serialize
 from nestforge.compile.passes.fold_batch_norm import fold_batch_norm
 from nestforge.config import parse_config
@@ -40,8 +42,6 @@ from nestforge.data.preprocess import load_image, make_reference_preprocess
 from nestforge.engines import get_engine
 from nestforge.engines.base import Session, Settings
 from nestforge.engines.machine import count_available_cores, read_machine
-from nestforge.errors import run_command
-from nestforge.explain.rewrites import time_kernels
 from nestforge.files import write_json
 from nestforge.measure.benchmark import Run
 from nestforge.measure.peak import Peak, measure_peak
@@ -154,7 +154,7 @@ def build_models(network: str, photos: Path, folder: Path) -> None:
                 **common,
                 "dtype": "fp32",
                 "output": str(folder / "plain"),
-                "rewrites": {"split_radix": False, "unfold_radix": False},
+                "passes": {"split_radix": False, "unfold_radix": False},
             },
             source="contenders",
         )
@@ -295,7 +295,7 @@ def measure(network: str, folder: Path, rounds: int) -> dict[str, Any]:
         "kernels": kernels,
         "float_convolutions": floats,
         "peaks": peaks,
-        "rewrites": open_artifact(folder / "int8").manifest.rewrites,
+        "passes": open_artifact(folder / "int8").manifest.passes,
     }
 
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from nestforge.files import write_file_aside
+from nestforge.files import atomic_write
 
 
 def make_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -21,5 +21,5 @@ def replace_blocks(document: Path, blocks: Mapping[str, str]) -> None:
     for name, content in blocks.items():
         block = f"<!-- {name} -->\n{content}\n<!-- end -->"
         text = re.sub(f"<!-- {re.escape(name)} -->.*?<!-- end -->", lambda _, block=block: block, text, flags=re.DOTALL)
-    with write_file_aside(document) as partial:
+    with atomic_write(document) as partial:
         partial.write_text(text, encoding="utf-8")

@@ -75,7 +75,7 @@ def make_images() -> list[bytes]:
 
 
 def read_npz(path: Path) -> None:
-    from nestforge.vendor.npz import read_image_npz
+    from nestforge.vacc.npz import read_image_npz
 
     read_image_npz(path)
 
@@ -103,7 +103,7 @@ def read_build_file(path: Path) -> None:
 
 
 def read_vendor_file(path: Path) -> None:
-    from nestforge.vendor.vamc import plan_build, read_vamc
+    from nestforge.vacc.vamc import plan_build, read_vamc
 
     plan_build(read_vamc(path), has_bf16=False)
 
@@ -114,7 +114,7 @@ def make_yaml() -> list[bytes]:
 
 
 def read_vdsp(path: Path) -> None:
-    from nestforge.vendor.vdsp import read_vdsp
+    from nestforge.vacc.vdsp import read_vdsp
 
     read_vdsp(path)
 
@@ -124,7 +124,7 @@ def make_json() -> list[bytes]:
 
 
 def read_manifest(path: Path) -> None:
-    from nestforge.compile.artifact import open_artifact
+    from nestforge.artifact.artifact import open_artifact
 
     open_artifact(path.parent)
     open_artifact(path.parent, verify=False)
@@ -227,13 +227,13 @@ def read_labels(path: Path) -> None:
 
 
 def read_datalist(path: Path) -> None:
-    from nestforge.vendor.npz import hash_list, read_datalist
+    from nestforge.vacc.npz import hash_list, read_datalist
 
     hash_list(read_datalist(path).paths)
 
 
 def read_result(path: Path) -> None:
-    from nestforge.vendor.vamp_eval import _read_scores
+    from nestforge.vacc.vamp_eval import _read_scores
 
     _read_scores(path, 10, path)
 
@@ -243,7 +243,7 @@ def make_results() -> list[bytes]:
 
 
 def read_marker(path: Path) -> None:
-    from nestforge.vendor.datalist import _claim_output
+    from nestforge.vacc.datalist import _claim_output
 
     _claim_output(path.parent, {"model_sha256": "a"})
 
@@ -287,12 +287,12 @@ def run_child(name: str, flags: list[str]) -> None:
 
     warnings.simplefilter("ignore")
     with atheris.instrument_imports(include=["nestforge", "PIL", "zipfile", "yaml", "json", "numpy.lib", "pydantic"]):
-        import nestforge.compile.artifact
+        import nestforge.artifact.artifact
         import nestforge.compile.onnxfile
         import nestforge.networks.checkpoint
-        import nestforge.vendor.datalist
-        import nestforge.vendor.vamc
-        import nestforge.vendor.vamp_eval  # noqa: F401
+        import nestforge.vacc.datalist
+        import nestforge.vacc.vamc
+        import nestforge.vacc.vamp_eval  # noqa: F401
         from nestforge.errors import NestForgeError
 
     target = TARGETS[name]

@@ -18,7 +18,7 @@ import numpy as np
 
 from nestforge.data.imagefolder import list_images
 from nestforge.measure.statistics import compute_ratio_interval
-from nestforge.vendor.npz import convert_images
+from nestforge.vacc.npz import convert_images
 
 
 def convert_with_opencv(dataset: Path, target: Path, datalist: Path) -> None:

@@ -102,9 +102,9 @@ def _vamp(data: Path, out: Path, *flags: str) -> tuple[str, ...]:
 def run_child(counter: Path, tool: str, arguments: list[str]) -> None:
     """Be the command line, and add a byte to `counter` for every image or layer done: that survives a kill."""
     from nestforge import cli
+    from nestforge.accuracy import sensitivity
     from nestforge.engines import openvino
-    from nestforge.explain import sensitivity
-    from nestforge.vendor import commands, npz
+    from nestforge.vacc import commands, npz
 
     file = os.open(counter, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     run, write, measure = openvino._OpenVINOSession.run, npz.write_npz, sensitivity._Probe._measure

@@ -164,14 +164,14 @@ def make_rewrites_table(rows: Sequence[dict[str, Any]]) -> str:
             row["graph"],
             row["commit"],
             f"{row['engine']}, {row['dtype']}, batch {row['batch']}",
-            str(row["places"]),
+            str(row["matches"]),
             f"{row['without_ms']:.2f}",
             f"{row['with_ms']:.2f}",
             f"{row['ratio']:.3f} [{row['low']:.3f}, {row['high']:.3f}]",
         )
         for row in rows
     ]
-    columns = ("rewriting", "graph", "commit", "run as", "places", "ms without", "ms with", "times as fast")
+    columns = ("rewriting", "graph", "commit", "run as", "matches", "ms without", "ms with", "times as fast")
     return make_table(columns, lines)
 
 
@@ -247,9 +247,9 @@ def main() -> None:
     if memory.is_file():
         report = json.loads(memory.read_text())
         parts["memory"] = f"`{report['command']}`:\n\n{make_memory_table(report)}"
-    rewrites = args.results / "rewrites.json"
-    if rewrites.is_file():
-        parts["rewrites"] = make_rewrites_table(json.loads(rewrites.read_text())["rows"])
+    passes = args.results / "rewrites.json"
+    if passes.is_file():
+        parts["passes"] = make_rewrites_table(json.loads(passes.read_text())["rows"])
     replace_blocks(args.document, parts)
 
 

@@ -36,16 +36,16 @@ from PIL import Image
 from rich.console import Console
 
 import nestforge
-from nestforge.compile.artifact import Artifact, open_artifact
+from nestforge.artifact.artifact import Artifact, open_artifact
+from nestforge.commandline import run_command
 from nestforge.compile.onnxfile import read_onnx, serialize
 from nestforge.compile.passes.fold_batch_norm import fold_batch_norm
 from nestforge.config import parse_config
 from nestforge.data.imagefolder import choose_balanced, list_images
 from nestforge.data.preprocess import ECenterCrop, load_image, make_reference_preprocess, normalize_images
 from nestforge.engines.machine import count_available_cores, read_machine
-from nestforge.errors import run_command
 from nestforge.files import write_json
-from nestforge.measure.classify import Answer, Arrangement, choose_arrangement, classify_images, classify_in_session
+from nestforge.inference.pipeline import Answer, Arrangement, choose_arrangement, classify_images, classify_in_session
 from nestforge.measure.statistics import compute_ratio_interval
 from nestforge.progress import show_bars
 from nestforge.tables.layout import make_grid

@@ -16,7 +16,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from nestforge.compile.artifact import Artifact, open_artifact
+from nestforge.artifact.artifact import Artifact, open_artifact
+from nestforge.commandline import run_command
 from nestforge.data.imagefolder import choose_balanced, list_images, match_classes
 from nestforge.data.loader import Unreadable
 from nestforge.data.preprocess import (
@@ -29,12 +30,11 @@ from nestforge.data.preprocess import (
     normalize_images,
 )
 from nestforge.engines.machine import count_available_cores
-from nestforge.errors import run_command
 from nestforge.files import write_json
-from nestforge.measure.classify import run_in_order
+from nestforge.inference.pipeline import run_in_order
 from nestforge.measure.statistics import Paired, compare_paired, compute_rate
 from nestforge.progress import show_bars
-from nestforge.vendor.resize import resize_as_opencv
+from nestforge.vacc.resize import resize_as_opencv
 
 BATCH = 16
 Read = Callable[[Path], npt.NDArray[np.float32]]
@@ -50,7 +50,7 @@ class Row:
     top1: float
     low: float
     high: float
-    answers_changed: int
+    changed_predictions: int
     paired: Paired | None
 
 
@@ -146,7 +146,7 @@ def _make_row(
         top1=rate.rate,
         low=rate.low,
         high=rate.high,
-        answers_changed=int((answers != reference).sum()),
+        changed_predictions=int((answers != reference).sum()),
         paired=None if answers is reference else compare_paired(right, reference == truth),
     )
 
@@ -164,7 +164,7 @@ def show(rows: list[Row]) -> None:
                 f"{paired.mcnemar_p:.2g}" if paired.mcnemar_p else "<1e-300",
             )
         top1 = f"{row.top1:.2%} ({row.low:.2%} to {row.high:.2%})"
-        print(f"| {row.change} | {top1} | {difference} | {p} | {row.answers_changed} |")
+        print(f"| {row.change} | {top1} | {difference} | {p} | {row.changed_predictions} |")
 
 
 def main() -> None:

@@ -22,12 +22,12 @@ from typing import Any
 from rich.console import Console
 
 import nestforge
-from nestforge.compile.artifact import open_artifact
+from nestforge.artifact.artifact import open_artifact
+from nestforge.commandline import run_command
 from nestforge.config import parse_config, read_config
 from nestforge.engines.machine import count_available_cores, read_machine
-from nestforge.errors import run_command
 from nestforge.files import write_json
-from nestforge.measure.benchmark import Run, run_in_turns
+from nestforge.measure.benchmark import Run, run_interleaved
 from nestforge.measure.statistics import compute_ratio_interval
 from nestforge.networks.layers import make_seeded_weights
 from nestforge.networks.zoo import get_variant
@@ -81,13 +81,13 @@ def compare(
     built = []
     for on in (True, False):
         output = folder / f"{name}-{graph}-{engine}-{dtype}-{on}"
-        changed = {**base, "rewrites": {**ON_AND_OFF[name], name: on}, "output": str(output)}
-        nestforge.build(parse_config(changed, source="rewrites"), progress=show_bars)
+        changed = {**base, "passes": {**ON_AND_OFF[name], name: on}, "output": str(output)}
+        nestforge.build(parse_config(changed, source="passes"), progress=show_bars)
         built.append(open_artifact(output))
     rows = []
     for batch in (1, 8):
         ours, theirs = (Run(artifact.open_session(batch=batch)) for artifact in built)
-        run_in_turns(
+        run_interleaved(
             [ours, theirs],
             seconds=SECONDS,
             rounds=ROUNDS,
@@ -103,7 +103,7 @@ def compare(
                 "engine": engine,
                 "dtype": dtype,
                 "batch": batch,
-                "places": built[0].manifest.rewrites[name],
+                "matches": built[0].manifest.passes[name],
                 "with_ms": with_ms,
                 "without_ms": without_ms,
                 "ratio": ratio,
@@ -156,4 +156,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run_command(main, name="rewrites")
+    run_command(main, name="passes")

@@ -30,14 +30,14 @@ import pyarrow as pa
 from rich.console import Console
 
 import nestforge
-from nestforge.compile.artifact import open_artifact
+from nestforge.artifact.artifact import open_artifact
 from nestforge.data.imagefolder import choose_balanced, list_images
+from nestforge.data.parts import EncodedImage
 from nestforge.data.preprocess import decode_image, normalize_images, read_image
 from nestforge.engines.machine import count_available_cores, read_machine
 from nestforge.files import write_json
+from nestforge.measure.loadgen import loadgen
 from nestforge.scale import cluster
-from nestforge.scale.loadgen import loadgen
-from nestforge.scale.parts import EncodedImage
 from nestforge.scale.rows import ROWS, write_results
 from nestforge.scale.run import SourceResult, evaluate_source
 from nestforge.scale.tally import Tally

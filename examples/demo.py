@@ -21,7 +21,7 @@ from nestforge.engines import get_engine
 from nestforge.engines.machine import read_machine
 from nestforge.errors import NestForgeError
 from nestforge.files import write_json
-from nestforge.measure.benchmark import Bench
+from nestforge.measure.benchmark import BenchmarkResult
 from nestforge.measure.evaluate import Evaluation
 from nestforge.progress import show_bars
 from nestforge.tables.layout import format_rate, make_grid
@@ -66,7 +66,7 @@ def build_all(console: Console) -> dict[str, dict[str, Path]]:
 
 def measure_all(
     built: dict[str, dict[str, Path]],
-) -> tuple[dict[str, Evaluation], dict[str, Bench]]:
+) -> tuple[dict[str, Evaluation], dict[str, BenchmarkResult]]:
     """Evaluate the shipped network and bench everything, each against its fp32."""
     evaluations, benches = {}, {}
     for name, artifacts in built.items():
@@ -79,7 +79,7 @@ def measure_all(
     return evaluations, benches
 
 
-def make_rows(evaluations: dict[str, Evaluation], benches: dict[str, Bench]) -> list[tuple[str, ...]]:
+def make_rows(evaluations: dict[str, Evaluation], benches: dict[str, BenchmarkResult]) -> list[tuple[str, ...]]:
     """One row an artifact."""
     rows = []
     for key, bench in benches.items():

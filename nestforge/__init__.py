@@ -9,21 +9,21 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from nestforge.compile.artifact import inspect, open_artifact
+    from nestforge.accuracy.sensitivity import sensitivity
+    from nestforge.artifact.artifact import inspect, open_artifact
+    from nestforge.builder import build
+    from nestforge.compile.explain import explain_build
     from nestforge.compile.export import export
     from nestforge.config import BuildConfig
     from nestforge.data.preprocess import Preprocess
     from nestforge.errors import NestForgeError
-    from nestforge.explain.bounded import build
-    from nestforge.explain.rewrites import explain_build
-    from nestforge.explain.sensitivity import sensitivity
     from nestforge.measure.benchmark import bench
     from nestforge.measure.evaluate import evaluate
-    from nestforge.measure.predict import predict
+    from nestforge.measure.loadgen import loadgen
     from nestforge.measure.tune import tune
     from nestforge.networks.catalog import models
     from nestforge.pages.report import report
-    from nestforge.scale.loadgen import loadgen
+    from nestforge.scale.predict import predict
     from nestforge.scale.run import evaluate_source, predict_source
 
 __version__ = "0.1.0"
@@ -33,19 +33,19 @@ _HOMES = {
     "NestForgeError": "nestforge.errors",
     "Preprocess": "nestforge.data.preprocess",
     "bench": "nestforge.measure.benchmark",
-    "build": "nestforge.explain.bounded",
+    "build": "nestforge.builder",
     "evaluate": "nestforge.measure.evaluate",
     "evaluate_source": "nestforge.scale.run",
-    "explain_build": "nestforge.explain.rewrites",
+    "explain_build": "nestforge.compile.explain",
     "export": "nestforge.compile.export",
-    "inspect": "nestforge.compile.artifact",
-    "loadgen": "nestforge.scale.loadgen",
+    "inspect": "nestforge.artifact.artifact",
+    "loadgen": "nestforge.measure.loadgen",
     "models": "nestforge.networks.catalog",
-    "open_artifact": "nestforge.compile.artifact",
-    "predict": "nestforge.measure.predict",
+    "open_artifact": "nestforge.artifact.artifact",
+    "predict": "nestforge.scale.predict",
     "predict_source": "nestforge.scale.run",
     "report": "nestforge.pages.report",
-    "sensitivity": "nestforge.explain.sensitivity",
+    "sensitivity": "nestforge.accuracy.sensitivity",
     "tune": "nestforge.measure.tune",
 }
 

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import re
+import copy
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from nestforge.data.preprocess import Preprocess
-from nestforge.errors import ConfigError, suggest_nearest
-from nestforge.files import read_small_file
-
-MAX_YAML_BYTES = 1 << 20
-MAX_YAML_VALUES = 100_000
-MAX_YAML_DEPTH = 64
+from nestforge.errors import ConfigError
+from nestforge.files import StrPath
+from nestforge.schema import parse, parse_yaml_value, read_yaml
 
 
 class _Section(BaseModel):
@@ -84,7 +80,7 @@ class QuantizeSection(_Section):
         return self
 
 
-class RewriteSection(_Section):
+class PassSection(_Section):
     """Which rewritings of the graph are tried; all are exact in float32."""
 
     unfold_radix: bool = True
@@ -102,7 +98,7 @@ class BuildConfig(_Section):
     output: str
     calibration: CalibrationSection | None = None
     quantize: QuantizeSection = QuantizeSection()
-    rewrites: RewriteSection = RewriteSection()
+    passes: PassSection = PassSection()
     preprocess: Preprocess | None = None  # default: the published one of the variant
     append_softmax: bool = False  # the artifact then gives probabilities
     labels: str | None = None  # a file, or "imagenet"
@@ -123,6 +119,27 @@ class BuildConfig(_Section):
         return "bf16" if self.dtype == "int8" and self.quantize.float_dtype == "bf16" else self.dtype
 
 
+ConfigSource = StrPath | Mapping[str, Any] | BuildConfig  # what public functions take
+
+
+def resolve_config(config: ConfigSource, overrides: Iterable[str] = ()) -> BuildConfig:
+    """Return the build that a YAML file, a mapping of the same keys, or a `BuildConfig` describes.
+
+    Raises:
+        ConfigError: as `read_config`; overrides of a `BuildConfig`, which has none.
+    """
+    if isinstance(config, BuildConfig):
+        if tuple(overrides):
+            raise ConfigError("overrides apply to a YAML file or a mapping; change the BuildConfig itself")
+        return config
+    if isinstance(config, Mapping):
+        data = copy.deepcopy(dict(config))
+        for override in overrides:
+            _apply_override(data, override)
+        return parse_config(data, source="config")
+    return read_config(Path(config), overrides)
+
+
 def read_config(path: Path, overrides: Iterable[str] = ()) -> BuildConfig:
     """Read a build file and apply ``key.path=value`` overrides, whose values are YAML.
 
@@ -139,85 +156,20 @@ def read_config(path: Path, overrides: Iterable[str] = ()) -> BuildConfig:
     return parse_config(data, source=str(path))
 
 
-def read_yaml(path: Path) -> Any:
-    """Read one YAML file of bounded size, also after its aliases are expanded.
-
-    Raises:
-        ConfigError: missing, too large, or not YAML.
-    """
-    try:
-        content = read_small_file(path, limit_bytes=MAX_YAML_BYTES)
-        if len(content) > MAX_YAML_BYTES:
-            raise ConfigError(f"{path} is over {MAX_YAML_BYTES >> 10} KiB; that is not a build file")
-        text = content.decode("utf-8")
-    except OSError as error:
-        raise ConfigError(f"cannot read build file {path}: {error.strerror}") from error
-    except ValueError as error:
-        raise ConfigError(f"{path} is not UTF-8 text; write the build file as YAML") from error
-    if _count_open_brackets(text) > MAX_YAML_DEPTH:
-        raise ConfigError(f"{path} is nested over {MAX_YAML_DEPTH} deep; that is not a build file")
-    try:
-        data = yaml.load(text, Loader=_StrictLoader)  # noqa: S506 (a SafeLoader)
-    except Exception as error:  # PyYAML's constructors raise whatever a wrong tag leads them to
-        raise ConfigError(f"{path} is not valid YAML: {_one_line(error)}") from error
-    _check_expanded_size(data, path)
-    return data
-
-
-def _count_open_brackets(text: str) -> int:
-    """Return how many are open at most; PyYAML's time grows with the square of it."""
-    deepest = depth = 0
-    for bracket in re.findall(r"[\[\]{}]", text):
-        depth += 1 if bracket in "[{" else -1
-        deepest = max(deepest, depth)
-    return deepest
-
-
-class _StrictLoader(yaml.SafeLoader):
-    """PyYAML's safe loader, which by itself lets the last of two equal keys win."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.value != "<<"]
-        twice = next((key for key in keys if keys.count(key) > 1), None)
-        if twice is not None:
-            raise ValueError(f"the key {twice!r} stands twice (line {node.start_mark.line + 1} and below)")
-        return super().construct_mapping(node, deep)
-
-
-def _check_expanded_size(data: Any, path: Path) -> None:
-    """Refuse aliases that contain themselves or multiply: every later step walks the expanded tree."""
-    waiting, seen = [data], 0
-    while waiting:
-        value = waiting.pop()
-        seen += 1
-        if seen + len(waiting) > MAX_YAML_VALUES:
-            raise ConfigError(f"{path} holds over {MAX_YAML_VALUES:,} values, or an alias within itself")
-        if isinstance(value, dict):
-            waiting += value.values()
-        elif isinstance(value, list | tuple | set):
-            waiting += value
-
-
 def parse_config(data: Mapping[str, Any], *, source: str) -> BuildConfig:
     """Validate a mapping; `source` names it in errors.
 
     Raises:
         ConfigError: as `read_config`.
     """
-    try:
-        return BuildConfig.model_validate(tuples_from_lists(data))
-    except ValidationError as error:
-        raise ConfigError(f"{source}: {explain_invalid(error, BuildConfig)}") from error
+    return parse(BuildConfig, data, source=source)
 
 
 def _apply_override(data: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     if not equals or not key:
         raise ConfigError(f"--set {override!r}: write key.path=value")
-    try:
-        value = yaml.safe_load(text)
-    except Exception as error:  # PyYAML's constructors raise whatever a wrong value leads them to
-        raise ConfigError(f"--set {override!r}: the value is not valid YAML: {_one_line(error)}") from error
+    value = parse_yaml_value(text, source=f"--set {override!r}")
     *parents, leaf = key.split(".")
     for parent in parents:
         child = data.setdefault(parent, {})
@@ -225,49 +177,3 @@ def _apply_override(data: dict[str, Any], override: str) -> None:
             raise ConfigError(f"--set {override!r}: {parent!r} is not a section")
         data = child
     data[leaf] = value
-
-
-def tuples_from_lists(value: Any) -> Any:
-    """Strict pydantic fields want tuples where YAML can only say lists; no field of ours is a list."""
-    if isinstance(value, Mapping):
-        return {key: tuples_from_lists(item) for key, item in value.items()}
-    return tuple(tuples_from_lists(item) for item in value) if isinstance(value, list) else value
-
-
-def explain_invalid(error: ValidationError, root: type[BaseModel]) -> str:
-    """Say in one line what is wrong first; `root` is the model that was validated."""
-    errors = error.errors()  # a misspelt key is unknown and also missing: the first says more
-    first = next((entry for entry in errors if entry["type"] == "extra_forbidden"), errors[0])
-    where = ".".join(str(part) for part in first["loc"])
-    if first["type"] == "extra_forbidden":
-        known = _known_keys(first["loc"][:-1], root)
-        return f"unknown key {where!r}{suggest_nearest(str(first['loc'][-1]), known)} (known: {', '.join(known)})"
-    if first["type"] == "missing":
-        return f"missing key {where!r}"
-    message = first["msg"].removeprefix("Value error, ")
-    return f"{where}: {message}" if where else message
-
-
-def _known_keys(location: Iterable[int | str], root: type[BaseModel]) -> list[str]:
-    sections = [root]
-    for part in location:
-        if len(sections) == 1 and part in sections[0].model_fields:
-            sections = _find_sections(sections[0].model_fields[str(part)].annotation)
-        elif len(sections) > 1:  # one of several kinds: pydantic names the one it took
-            tagged = [section for section in sections if part in (section.__name__, *_list_tags(section))]
-            sections = tagged or sections
-    return list(dict.fromkeys(name for section in sections for name in section.model_fields))
-
-
-def _find_sections(annotation: Any) -> list[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    return [section for argument in get_args(annotation) for section in _find_sections(argument)]
-
-
-def _list_tags(section: type[BaseModel]) -> list[str]:
-    return [tag for field in section.model_fields.values() for tag in get_args(field.annotation)]
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())

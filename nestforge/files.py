@@ -34,7 +34,7 @@ def read_small_file(path: Path, *, limit_bytes: int) -> bytes:
 
 
 @contextmanager
-def write_file_aside(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """Give a temporary path beside `path`; on leaving without an error it takes the place of `path`.
 
     Raises:
@@ -53,7 +53,7 @@ def write_file_aside(path: Path) -> Iterator[Path]:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove what `write_file_aside` left in `folder` when a process was killed; files of living ones stay.
+    """Remove what `atomic_write` left in `folder` when a process was killed; files of living ones stay.
 
     Raises:
         OSError: the folder cannot be read or changed.
@@ -79,14 +79,14 @@ def _is_alive(pid: int) -> bool:
 
 
 @contextmanager
-def write_folder_aside(path: Path, *, overwrite: bool) -> Iterator[Path]:
+def atomic_write_folder(path: Path, *, overwrite: bool) -> Iterator[Path]:
     """Give a temporary folder beside `path`; on leaving without an error it takes the place of `path`.
 
     Raises:
         ArtifactError: `path` exists and `overwrite` is off, or it is not an artifact.
         NestForgeError: the parent is not writable, or the disk is full.
     """
-    claim_output_folder(path, overwrite=overwrite)
+    check_output_folder(path, overwrite=overwrite)
     with _explain_os_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         prefix = f".{path.name}.{os.getpid()}."
@@ -114,7 +114,7 @@ def _move_into_place(partial: Path, path: Path) -> None:
 
 
 def _clear_killed(path: Path) -> None:
-    """Remove what `write_folder_aside` left beside `path` when a process was killed, and put back what it had moved."""
+    """Remove what a killed `atomic_write_folder` left beside `path`, and put back what it had moved."""
     for left in path.parent.iterdir():
         writer, _, rest = left.name.removeprefix(f".{path.name}.").partition(".")
         if not left.name.startswith(f".{path.name}.") or not _was_killed(writer):
@@ -125,7 +125,7 @@ def _clear_killed(path: Path) -> None:
             shutil.rmtree(left, ignore_errors=True)
 
 
-def claim_output_folder(path: Path, *, overwrite: bool) -> None:
+def check_output_folder(path: Path, *, overwrite: bool) -> None:
     """Refuse an output that exists; with `overwrite`, still refuse to remove what is not an artifact.
 
     What a killed process left beside it is removed before, and what it had moved away is put back.
@@ -168,6 +168,21 @@ def hash_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def fingerprint_file(path: Path) -> list[int]:
+    """Return what changes whenever a file is replaced or written: size, mtime_ns, ctime_ns and inode; -1 where gone."""
+    try:
+        status = path.stat()
+    except OSError:
+        return [-1, -1, -1, -1]
+    return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
+
+
+def hash_json(value: Any) -> str:
+    """Return the sha256 of JSON values, as hex digits; equal values have equal hashes."""
+    text = json.dumps(value, sort_keys=True, ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
 def write_json(value: Any, target: str) -> None:
     """Write a result (dataclasses, models, paths) as JSON to a file, or to stdout for ``-``."""
     from pydantic_core import to_jsonable_python
@@ -176,5 +191,5 @@ def write_json(value: Any, target: str) -> None:
     if target == "-":
         sys.stdout.write(text)
         return
-    with write_file_aside(Path(target)) as partial:
+    with atomic_write(Path(target)) as partial:
         partial.write_text(text, encoding="utf-8", errors="backslashreplace")  # a name that is no UTF-8: \\udcXX

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from nestforge.files import cache_folder
+from nestforge.files import cache_folder, hash_json
 
 FOLDER = "journals"  # in the cache folder
 KEPT_SECONDS = 30 * 86_400  # after which an abandoned journal is removed
@@ -47,6 +47,11 @@ class Journal:
             os.fsync(self._descriptor)
         except OSError as error:
             self._give_up(error)
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether there is a file with what was finished."""
+        return self._descriptor is not None
 
     def remove(self) -> None:
         """Forget everything: the work is done."""
@@ -90,6 +95,14 @@ class Journal:
         )
 
 
+_unfinished: list[Path] = []  # journals of this process whose work was interrupted
+
+
+def has_unfinished_work() -> bool:
+    """Tell whether this process left a journal with finished parts behind, so that the same work would continue."""
+    return bool(_unfinished)
+
+
 @contextmanager
 def keep_journal(work: str, key: Mapping[str, Any]) -> Iterator[Journal]:
     """Open the journal of `work`; it is removed on leaving without an error, and otherwise left for the next time.
@@ -99,11 +112,15 @@ def keep_journal(work: str, key: Mapping[str, Any]) -> Iterator[Journal]:
     """
     folder = cache_folder() / FOLDER
     _remove_abandoned(folder)
-    text = json.dumps(key, sort_keys=True, ensure_ascii=True)
-    journal = Journal(folder / f"{work}-{hashlib.sha256(text.encode()).hexdigest()[:32]}.jsonl")
+    path = folder / f"{work}-{hash_json(key)[:32]}.jsonl"
+    journal = Journal(path)
     try:
         yield journal
         journal.remove()
+    except BaseException:
+        if journal.is_kept:
+            _unfinished.append(path)
+        raise
     finally:
         journal.close()
 

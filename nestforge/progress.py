@@ -14,7 +14,7 @@ Progress = Callable[[str, int | None], AbstractContextManager[Advance]]
 
 
 @contextmanager
-def silent(description: str, total: int | None) -> Iterator[Advance]:
+def no_progress(description: str, total: int | None) -> Iterator[Advance]:
     """Report nothing; the default of every function."""
     yield lambda steps: None
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nestforge.compile.build import build
+from nestforge.builder import build
 from nestforge.compile.onnxfile import serialize
 from nestforge.config import parse_config
 from nestforge.networks.graph import build_graph

@@ -87,7 +87,7 @@ def test_the_walk(slim_config: dict[str, object], dataset: Path, tmp_path: Path)
 
     ranked = run_json("sensitivity", "int8", "--images", 2, "--plot", "layers.svg", cwd=tmp_path)
     assert {"images", "complete", "total_sqnr_db", "total_flips", "layers", "artifact_or_config"} <= ranked.keys()
-    assert {"name", "alone_sqnr_db", "spared_flips", "clipped_share", "time_share"} <= ranked["layers"][0].keys()
+    assert {"name", "alone_sqnr_db", "kept_in_float_flips", "clipped_share", "time_share"} <= ranked["layers"][0].keys()
     assert (tmp_path / "layers.svg").read_text().startswith("<svg")
 
     measured = run_json("bench", "int8", "--seconds", 0.2, "--vs", "fp32", cwd=tmp_path)

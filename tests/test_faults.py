@@ -16,7 +16,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 NESTFORGE = "from nestforge.cli import main; main()"
-IMAGE2NPZ = "from nestforge.vendor.commands import image2npz; image2npz()"
+IMAGE2NPZ = "from nestforge.vacc.commands import image2npz; image2npz()"
 
 
 def start(program: str, *arguments: object, **options: object) -> subprocess.Popen[str]:

@@ -10,68 +10,128 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "nestforge"
-ROOMS = (
-    "errors",
-    "progress",
-    "files",
-    "journal",
-    "networks",
-    "data",
-    "config",
-    "engines",
-    "compile",
-    "measure",
-    "scale",
-    "explain",
-    "tables",
-    "pages",
-    "vendor",
-    "cli",
+# From the bottom to the top. A module imports from its own package and from layers below; packages on one line are
+# siblings, which do not import each other.
+RUN_SIDE = (
+    ("errors",),
+    ("checks", "files", "progress"),
+    ("journal", "schema"),
+    ("commandline", "networks", "data"),
+    ("config",),
+    ("engines",),
+    ("artifact",),
+    ("inference",),
+    ("scale",),
+    ("measure",),
 )
+BUILD_SIDE = (
+    ("compile",),
+    ("accuracy",),
+    ("builder",),
+    ("tables",),
+    ("pages", "vacc"),
+    ("cli",),
+    ("__main__",),
+)
+LAYER_OF = {name: index for index, layer in enumerate(RUN_SIDE + BUILD_SIDE) for name in layer}
+ROOT_ALLOWED = {"__version__"}  # what any module may import from the top-level package
+PUBLIC_API_ALLOWED = {"cli", "pages", "__main__"}  # these call the public functions by `import nestforge`
 HEAVY = {
     "torch": {"networks/resnest.py", "engines/torch.py", "networks/checkpoint.py"},
     "nncf": set(),
     "ray": {"scale/cluster.py"},
-    "pyarrow": {f"scale/{name}.py" for name in ("cluster", "parts", "rows", "run", "tally", "worker")},
-    "fsspec": {"scale/storage.py"},
-    "mlperf_loadgen": {"scale/sut.py"},
+    "pyarrow": {"data/parts.py", "scale/arrow.py", "scale/cluster.py"},
+    "fsspec": {"data/storage.py"},
+    "mlperf_loadgen": {"measure/loadgen_sut.py"},
     "cv2": set(),
     "playwright": set(),
 }
 
 
-def list_imports(path: Path) -> list[str]:
+def list_imports(code: str, package: str) -> list[tuple[str, str]]:
+    """Return (module, name) of every import; `package` is the dotted package the code is in, name "" for a module."""
     found = []
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(ast.parse(code)):
         if isinstance(node, ast.Import):
-            found += [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            found.append(node.module)
+            found += [(alias.name, "") for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+            module = ".".join([*base, *([node.module] if node.module else [])])
+            found += [(module, alias.name) for alias in node.names]
     return found
+
+
+def find_violations(code: str, package: str, layer: str) -> list[str]:
+    """Return what code of a layer imports although it must not."""
+    wrong = []
+    for module, name in list_imports(code, package):
+        parts = [*module.split("."), *([name] if name else [])]
+        if parts[0] != "nestforge":
+            continue
+        target = parts[1] if len(parts) > 1 else ""
+        if target in LAYER_OF:
+            allowed = target == layer or LAYER_OF[target] < LAYER_OF[layer]
+        else:
+            allowed = target in ROOT_ALLOWED or layer in PUBLIC_API_ALLOWED
+        if not allowed:
+            wrong.append(".".join(parts))
+    return wrong
 
 
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
 
 
+def read_layer(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_imports_run_one_way(path: Path) -> None:
-    room = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
-    for name in list_imports(path):
-        parts = name.split(".")
-        if parts[0] == "nestforge" and len(parts) > 1:
-            assert ROOMS.index(parts[1]) <= ROOMS.index(room), f"{path} imports {name}"
+    package = ".".join(["nestforge", *path.relative_to(PACKAGE).parts[:-1]])
+    assert find_violations(path.read_text(), package, read_layer(path)) == []
 
 
-def test_every_room_is_in_the_order() -> None:
-    rooms = {path.relative_to(PACKAGE).parts[0].removesuffix(".py") for path in MODULES}
-    assert rooms == set(ROOMS)
+@pytest.mark.parametrize(
+    ("code", "layer", "wrong"),
+    [
+        ("import nestforge.compile.plan", "measure", ["nestforge.compile.plan"]),
+        ("from nestforge.compile import plan", "measure", ["nestforge.compile.plan"]),
+        ("from nestforge import compile", "measure", ["nestforge.compile"]),
+        ("from nestforge import evaluate", "measure", ["nestforge.evaluate"]),
+        ("from ..compile import plan", "measure", ["nestforge.compile.plan"]),
+        ("from .. import compile as c", "measure", ["nestforge.compile"]),
+        ("from nestforge.vacc import vamp", "pages", ["nestforge.vacc.vamp"]),
+        ("def f():\n    from nestforge.cli import main", "tables", ["nestforge.cli.main"]),
+        ("from nestforge import __version__", "measure", []),
+        ("from . import statistics", "measure", []),
+        ("from nestforge.engines import get_engine", "measure", []),
+    ],
+)
+def test_the_check_sees_every_form_of_import(code: str, layer: str, wrong: list[str]) -> None:
+    assert find_violations(code, f"nestforge.{layer}", layer) == wrong
+
+
+def test_every_package_has_a_layer() -> None:
+    assert {read_layer(path) for path in MODULES} == set(LAYER_OF)
 
 
 def test_heavy_packages_only_where_allowed() -> None:
     for path in MODULES:
-        for name in list_imports(path):
-            allowed = HEAVY.get(name.split(".")[0])
-            assert allowed is None or str(path.relative_to(PACKAGE)) in allowed, f"{path} imports {name}"
+        for module, _ in list_imports(path.read_text(), "nestforge"):
+            allowed = HEAVY.get(module.split(".")[0])
+            assert allowed is None or str(path.relative_to(PACKAGE)) in allowed, f"{path} imports {module}"
+
+
+def test_running_an_artifact_never_imports_the_build_side() -> None:
+    modules = [
+        ".".join(["nestforge", *path.relative_to(PACKAGE).with_suffix("").parts]).removesuffix(".__init__")
+        for path in MODULES
+        if LAYER_OF[read_layer(path)] < len(RUN_SIDE) and str(path.relative_to(PACKAGE)) not in HEAVY["torch"]
+    ]
+    code = f"import importlib, sys\nfor name in {modules!r}: importlib.import_module(name)\nprint(*sys.modules)"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    built = {name for layer in BUILD_SIDE for name in layer}
+    assert not {name for name in out.split() if name.startswith("nestforge.") and name.split(".")[1] in built}
 
 
 def test_importing_the_package_loads_nothing_heavy() -> None:

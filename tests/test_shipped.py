@@ -10,7 +10,7 @@ import onnx
 import pytest
 from safetensors.numpy import load_file
 
-from nestforge.compile.build import build
+from nestforge.builder import build
 from nestforge.config import read_config
 from nestforge.measure.evaluate import evaluate
 from nestforge.networks.checkpoint import read_checkpoint
@@ -66,4 +66,4 @@ def test_int8_keeps_the_accuracy_of_the_shipped_network(sample: Path, monkeypatc
     assert result.images == 2000
     assert result.vs.top1.correct == pytest.approx(1888, abs=2)  # measured: 94.40%
     assert abs(result.top1.correct - result.vs.top1.correct) <= 8
-    assert result.vs.answers_changed <= 40
+    assert result.vs.changed_predictions <= 40

@@ -9,9 +9,8 @@ import typer
 
 import nestforge
 from nestforge.cli import building, measuring
-from nestforge.errors import run_command
+from nestforge.commandline import run_command
 
-RESUMABLE = {"evaluate", "sensitivity"}  # what is done so far is kept, and not done again by the same command
 COMMANDS = (
     building.models,
     building.export,
@@ -50,4 +49,4 @@ def main() -> None:
     """Run the command line; a `NestForgeError` is one line on stderr and exit code 2."""
     # OpenVINO imports its model converters where it can; no command needs them, and they take a tenth of a start.
     sys.modules.setdefault("openvino.tools.ovc", None)  # type: ignore[arg-type]
-    run_command(app, name="nestforge", resumes=not RESUMABLE.isdisjoint(sys.argv[1:2]))
+    run_command(app, name="nestforge")

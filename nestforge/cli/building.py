@@ -15,7 +15,7 @@ from nestforge.cli.options import (
     JsonOption,
     NoVerifyOption,
     check_file_target,
-    deliver,
+    emit,
     make_stderr,
 )
 from nestforge.progress import show_bars
@@ -25,7 +25,7 @@ def models(json: JsonOption = None) -> None:
     """List every variant: size, parameters, MACs, published top-1, weight hash."""
     from nestforge.tables.networks import show_models
 
-    deliver(nestforge.models(), show_models, json)
+    emit(nestforge.models(), show_models, json)
 
 
 def export(
@@ -44,7 +44,7 @@ def export(
     from nestforge.tables.networks import show_export
 
     result = nestforge.export(model, weights=weights, size=size, output=output, seed=seed, progress=show_bars)
-    deliver(result, show_export, json)
+    emit(result, show_export, json)
 
 
 def build(
@@ -62,8 +62,8 @@ def build(
     json: JsonOption = None,
 ) -> None:
     """Build an artifact (fp32, bf16 or int8) from one YAML file."""
+    from nestforge.compile.explain import check_explainable
     from nestforge.config import read_config
-    from nestforge.explain.rewrites import check_explainable
     from nestforge.tables.builds import show_build, show_config
 
     resolved = read_config(config, overrides or ())
@@ -72,8 +72,8 @@ def build(
     show_config(resolved, make_stderr())
     result = nestforge.build(resolved, overwrite=overwrite, progress=show_bars)
     if explain:
-        result = replace(result, explanation=nestforge.explain_build(result.artifact, progress=show_bars))
-    deliver(result, show_build, json)
+        result = replace(result, explanation=nestforge.accuracy_build(result.artifact, progress=show_bars))
+    emit(result, show_build, json)
 
 
 def sensitivity(
@@ -92,10 +92,10 @@ def sensitivity(
     """Rank layers by what int8 costs in each: alone, and spared. Ctrl-C keeps what is done; exit code 1 then."""
     from nestforge.pages.sensitivity import draw_noise
     from nestforge.pages.svg import write_svg
-    from nestforge.tables.explain import show_sensitivity
+    from nestforge.tables.accuracy import show_sensitivity
 
     result = nestforge.sensitivity(artifact_or_config, images=images, progress=show_bars)
-    deliver(result, show_sensitivity, json)
+    emit(result, show_sensitivity, json)
     if plot is not None:
         write_svg(draw_noise(result), plot)
     if not result.complete:
@@ -112,9 +112,9 @@ def inspect(
 ) -> None:
     """Show how an artifact was made, after checking its files, and what differs from the published preprocessing."""
     from nestforge.tables.builds import show_manifest
-    from nestforge.vendor.geometry import check_artifact
+    from nestforge.vacc.geometry import check_artifact
 
     differences = check_artifact(artifact, vdsp_params, verify=not no_verify)
-    deliver(nestforge.inspect(artifact, verify=not no_verify), show_manifest, json)
+    emit(nestforge.inspect(artifact, verify=not no_verify), show_manifest, json)
     for difference in differences:
         print(f"warning: {difference}", file=sys.stderr)

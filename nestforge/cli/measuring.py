@@ -19,7 +19,7 @@ from nestforge.cli.options import (
     ThreadsOption,
     WorkersOption,
     check_file_target,
-    deliver,
+    emit,
 )
 from nestforge.errors import NestForgeError
 from nestforge.progress import show_bars
@@ -47,7 +47,7 @@ def predict(
 
     if output is None and (ray, workers, threads) == (None, None, None):
         predictions = nestforge.predict(artifact, images, top=top, verify=not no_verify, progress=show_bars)
-        deliver(predictions, show_predictions, json)
+        emit(predictions, show_predictions, json)
         if any(prediction.error for prediction in predictions):
             raise typer.Exit(1)
         return
@@ -60,7 +60,7 @@ def predict(
     result = nestforge.predict_source(
         artifact, images[0], output=output, ray=ray, workers=workers, threads=threads, progress=show_bars
     )
-    deliver(result, show_source_result, json)
+    emit(result, show_source_result, json)
     if result.unreadable:
         raise typer.Exit(1)
 
@@ -91,8 +91,8 @@ def evaluate(
     json: JsonOption = None,
 ) -> None:
     """Measure top-1 and top-5 on labelled images, by class too, with intervals and paired statistics."""
+    from nestforge.data.sources import is_plain_folder
     from nestforge.measure.paired import write_changes
-    from nestforge.scale.sources import is_plain_folder
     from nestforge.tables.measurements import show_evaluation
     from nestforge.tables.scale import show_source_result
 
@@ -111,7 +111,7 @@ def evaluate(
             allow_overlap=allow_overlap,
             progress=show_bars,
         )
-        deliver(counted, show_source_result, json)
+        emit(counted, show_source_result, json)
         return
     if changes is not None and vs is None:
         raise NestForgeError("--changes lists answers that differ from another artifact's; name it with --vs")
@@ -126,7 +126,7 @@ def evaluate(
     )
     if changes is not None and result.vs is not None:
         write_changes(result.vs.changed, changes)
-    deliver(result, show_evaluation, json)
+    emit(result, show_evaluation, json)
 
 
 def bench(
@@ -149,7 +149,7 @@ def bench(
     if tune:
         if (batch, streams, threads, vs, no_verify) != (1, 1, None, None, False):
             raise NestForgeError("--tune chooses batch, streams and threads of one artifact; leave the others out")
-        deliver(nestforge.tune(artifact, budget_seconds=budget, progress=show_bars), show_tuning, json)
+        emit(nestforge.tune(artifact, budget_seconds=budget, progress=show_bars), show_tuning, json)
         return
     result = nestforge.bench(
         artifact,
@@ -161,7 +161,7 @@ def bench(
         verify=not no_verify,
         progress=show_bars,
     )
-    deliver(result, show_bench, json)
+    emit(result, show_bench, json)
 
 
 def loadgen(
@@ -205,7 +205,7 @@ def loadgen(
         allow_overlap=allow_overlap,
         progress=show_bars,
     )
-    deliver(result, show_loadgen, json)
+    emit(result, show_loadgen, json)
 
 
 def report(
@@ -247,4 +247,4 @@ def report(
         threads=threads,
         progress=show_bars,
     )
-    deliver(result, show_report, json)
+    emit(result, show_report, json)

@@ -71,7 +71,7 @@ RowsOption = Annotated[
 ]
 
 
-def deliver(result: Any, show: Callable[[Any, Console], None], json: str | None) -> None:
+def emit(result: Any, show: Callable[[Any, Console], None], json: str | None) -> None:
     from rich.console import Console
 
     if json is not None:

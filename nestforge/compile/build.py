@@ -14,10 +14,10 @@ from pathlib import Path
 
 import numpy as np
 
-from nestforge.compile.artifact import (
+from nestforge.artifact.manifest import (
     LABELS_FILE,
     MODEL_FILE,
-    BoundRecord,
+    AccuracyControlRecord,
     Explanation,
     FileRecord,
     Manifest,
@@ -30,14 +30,14 @@ from nestforge.compile.images import BuildImages
 from nestforge.compile.onnxfile import serialize
 from nestforge.compile.plan import Prepared, prepare
 from nestforge.compile.source import load_source
-from nestforge.config import BuildConfig, read_config
+from nestforge.config import BuildConfig
 from nestforge.data.imagefolder import format_label, read_imagenet_labels, read_labels
 from nestforge.engines import get_engine
 from nestforge.engines.base import Engine, Kernel, Session
 from nestforge.engines.machine import read_machine
 from nestforge.errors import ConfigError, DataError, ModelError
-from nestforge.files import StrPath, claim_output_folder, write_folder_aside
-from nestforge.progress import Progress, advance_over, silent
+from nestforge.files import atomic_write_folder, check_output_folder
+from nestforge.progress import Progress, advance_over, no_progress
 
 PARITY_IMAGES = 64
 _WEIGHTED_TYPES = ("Convolution", "FullyConnected", "MatMul")
@@ -53,61 +53,60 @@ class BuildResult:
     engine: str
     files: dict[str, int]
     parity: Parity
-    rewrites: dict[str, int]
+    passes: dict[str, int]
     kernels: dict[str, dict[str, int]]
     warnings: tuple[str, ...]
     seconds: float
     peak_rss_bytes: int
-    bound: BoundRecord | None = None
+    accuracy_control: AccuracyControlRecord | None = None
     explanation: Explanation | None = None  # of `explain_build`, where it was asked for
 
 
-Bound = Callable[[Prepared], BoundRecord]  # decides which layers to spare
+AccuracyControl = Callable[[Prepared], AccuracyControlRecord]  # decides which layers stay in float
 
 
-def build(
-    config: StrPath | BuildConfig,
+def build_artifact(
+    config: BuildConfig,
     *,
-    overrides: Iterable[str] = (),
     overwrite: bool = False,
-    progress: Progress = silent,
-    bound: Bound | None = None,
+    progress: Progress = no_progress,
+    control: AccuracyControl | None = None,
 ) -> BuildResult:
-    """Build the artifact that a YAML file or a `BuildConfig` describes.
+    """Build the artifact that `config` describes.
 
-    `overrides` are ``key.path=value`` strings applied to a file. The same config, inputs and CPU give the same
-    model file, byte for byte. `bound` is asked which layers to spare once the ranges are known;
-    `nestforge.build` gives the one that holds `quantize.max_drop`.
+    `control` is asked which layers to keep in float once the ranges are known; `nestforge.build` gives the one that
+    satisfies `quantize.max_drop`.
 
     Raises:
+        ConfigError: `quantize.max_drop` without `control`.
         NestForgeError: anything wrong with config, model, data, engine or output; nothing is left behind.
     """
     begin = time.perf_counter()
-    resolved = config if isinstance(config, BuildConfig) else read_config(Path(config), overrides)
-    if resolved.quantize.max_drop is not None and resolved.dtype == "int8" and bound is None:
-        raise ConfigError("quantize.max_drop is held by nestforge.build, not by this function")
-    output = Path(resolved.output)
-    claim_output_folder(output, overwrite=overwrite)
-    engine = get_engine(resolved.engine)
-    if not engine.supports(resolved.execution_dtype):
-        wanted = resolved.execution_dtype
-        key = "dtype" if wanted == resolved.dtype else "quantize.float_dtype"
-        raise ConfigError(f"{resolved.engine} has no {wanted} on this CPU; choose another {key} or engine")
+    if config.quantize.max_drop is not None and config.dtype == "int8" and control is None:
+        raise ConfigError("quantize.max_drop needs nestforge.build, which searches the layers to keep in float")
+    output = Path(config.output)
+    check_output_folder(output, overwrite=overwrite)
+    engine = get_engine(config.engine)
+    if not engine.supports(config.execution_dtype):
+        wanted = config.execution_dtype
+        key = "dtype" if wanted == config.dtype else "quantize.float_dtype"
+        raise ConfigError(f"{config.engine} has no {wanted} on this CPU; choose another {key} or engine")
     with progress("reading the model", None):
-        source = load_source(resolved, progress)
-    labels = read_label_lines(resolved, source.classifier.num_classes)
+        source = load_source(config, progress)
+    labels = read_label_lines(config, source.classifier.num_classes)
 
-    with write_folder_aside(output, overwrite=overwrite) as folder:
-        prepared = prepare(resolved, source, progress)
-        quantization, bounded = None, None
+    with atomic_write_folder(output, overwrite=overwrite) as folder:
+        prepared = prepare(config, source, progress)
+        quantization, controlled = None, None
         if prepared.plan is not None:
-            bounded = bound(prepared) if bound is not None else None
-            quantization = prepared.plan.apply(source.model, spared=bounded.spared if bounded else ())
+            controlled = control(prepared) if control is not None else None
+            kept_in_float = controlled.kept_in_float if controlled else ()
+            quantization = prepared.plan.apply(source.model, kept_in_float=kept_in_float)
         (folder / MODEL_FILE).write_bytes(serialize(source.model))
         if labels:
             (folder / LABELS_FILE).write_text("".join(f"{line}\n" for line in labels), encoding="utf-8")
         with progress("compiling the built model", None):
-            settings = dataclasses.replace(prepared.settings, dtype=resolved.execution_dtype)
+            settings = dataclasses.replace(prepared.settings, dtype=config.execution_dtype)
             built = engine.open(folder / MODEL_FILE, settings)
         parity = _measure_parity(engine.open(prepared.original, prepared.settings), built, prepared.images, progress)
         kernels = built.list_kernels()
@@ -115,7 +114,7 @@ def build(
         manifest = Manifest(
             format=1,
             name=source.name,
-            config=resolved,
+            config=config,
             preprocess=source.preprocess,
             preprocess_sha256=source.preprocess.sha256,
             classes=source.classifier.num_classes,
@@ -124,14 +123,14 @@ def build(
             fixed_batch=source.classifier.fixed_batch,
             gives_probabilities=source.classifier.gives_probabilities,
             kernel_macs=prepared.kernel_macs,
-            inputs=source.inputs | _record_labels(resolved) | prepared.images.inputs,
+            inputs=source.inputs | _record_labels(config) | prepared.images.inputs,
             outputs={path.name: record_file(path) for path in sorted(folder.iterdir())},
             versions=_list_versions(engine),
             cpu_flags=read_machine().flags,
             parity=parity,
-            rewrites=prepared.rewrites,
+            passes=prepared.passes,
             quantization=quantization,
-            bound=bounded,
+            accuracy_control=controlled,
             kernels=_count_kernels(kernels),
             warnings=warnings,
         )
@@ -139,16 +138,16 @@ def build(
         files = {path.name: path.stat().st_size for path in sorted(folder.iterdir())}
     return BuildResult(
         artifact=output,
-        dtype=resolved.dtype,
-        engine=resolved.engine,
+        dtype=config.dtype,
+        engine=config.engine,
         files=files,
         parity=parity,
-        rewrites=prepared.rewrites,
+        passes=prepared.passes,
         kernels=manifest.kernels,
         warnings=warnings,
         seconds=time.perf_counter() - begin,
         peak_rss_bytes=read_peak_rss_bytes(),
-        bound=bounded,
+        accuracy_control=controlled,
     )
 
 

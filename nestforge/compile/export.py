@@ -15,18 +15,18 @@ from nestforge.engines import get_engine
 from nestforge.engines.base import Images, Logits, Settings
 from nestforge.engines.machine import count_available_cores
 from nestforge.errors import ModelError
-from nestforge.files import StrPath, hash_file, write_file_aside
+from nestforge.files import StrPath, atomic_write, hash_file
 from nestforge.networks.checkpoint import fetch_checkpoint, read_checkpoint
 from nestforge.networks.layers import (
     Weights,
-    convert_macs_to_document_gflops,
+    convert_macs_to_vendor_gflops,
     count_kernel_macs,
     count_macs,
     count_parameters,
     make_seeded_weights,
 )
 from nestforge.networks.zoo import Variant, get_variant
-from nestforge.progress import Progress, silent
+from nestforge.progress import Progress, no_progress
 
 TOLERANCE = 1e-4
 
@@ -52,7 +52,7 @@ class ExportResult:
     params: int
     macs: int
     kernel_macs: int
-    document_gflops: float
+    vendor_gflops: float
     sha256: str
     max_relative_difference: float
     checks: tuple[ParityCheck, ...]
@@ -69,7 +69,7 @@ class ResolvedWeights:
 
 
 def resolve_weights(
-    variant: Variant, *, weights: Path | None, seed: int | None, progress: Progress = silent
+    variant: Variant, *, weights: Path | None, seed: int | None, progress: Progress = no_progress
 ) -> ResolvedWeights:
     """Take a local checkpoint, seeded weights, or (with neither) the authors' download.
 
@@ -93,7 +93,7 @@ def export(
     size: int | None = None,
     output: StrPath | None = None,
     seed: int | None = None,
-    progress: Progress = silent,
+    progress: Progress = no_progress,
 ) -> ExportResult:
     """Export a variant to ONNX with dynamic batch, height and width, and prove it equal to the torch module.
 
@@ -115,7 +115,7 @@ def export(
         variant, weights=None if weights is None else Path(weights), seed=seed, progress=progress
     )
     path = Path(f"{model}.onnx" if output is None else output)
-    with write_file_aside(path) as partial:
+    with atomic_write(path) as partial:
         partial.write_bytes(serialize(build_graph(variant, resolved.weights)))
         checks = check_parity(partial, variant, resolved.weights, size=size, progress=progress)
         worst = max(check.relative_difference for check in checks)
@@ -136,7 +136,7 @@ def export(
         params=count_parameters(variant, num_classes=classes),
         macs=macs,
         kernel_macs=count_kernel_macs(variant, image_size=size),
-        document_gflops=round(convert_macs_to_document_gflops(macs), 3),
+        vendor_gflops=round(convert_macs_to_vendor_gflops(macs), 3),
         sha256=hash_file(path),
         max_relative_difference=worst,
         checks=checks,
@@ -150,7 +150,7 @@ def check_parity(
     weights: Mapping[str, npt.NDArray[np.float32]],
     *,
     size: int,
-    progress: Progress = silent,
+    progress: Progress = no_progress,
 ) -> tuple[ParityCheck, ...]:
     """Run an ONNX file and the torch module on random and extreme images, two batch sizes, two image sizes.
 

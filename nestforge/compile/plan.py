@@ -10,11 +10,11 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from nestforge.compile.artifact import QuantizationRecord
+from nestforge.artifact.manifest import QuantizationRecord
 from nestforge.compile.calibrate import ChannelMean, Histogram, Range, observe_activations
 from nestforge.compile.images import BuildImages
 from nestforge.compile.onnxfile import count_graph_macs, serialize
-from nestforge.compile.passes import rewrite_graph
+from nestforge.compile.passes import apply_passes
 from nestforge.compile.passes.split_radix import find_origin
 from nestforge.compile.quantize import find_activations, find_convolutions, is_weighted, quantize_graph
 from nestforge.compile.source import Source
@@ -26,7 +26,7 @@ from nestforge.errors import ModelError
 from nestforge.progress import Progress, advance_over
 
 CALIBRATION_BATCH = 1
-MAX_REWRITE_DIFFERENCE = 1e-4  # relative to the largest output
+MAX_PASS_DIFFERENCE = 1e-4  # relative to the largest output
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,15 +41,15 @@ class QuantizationPlan:
     means: dict[str, npt.NDArray[np.float64]] | None  # of the channels of what layers read, to correct biases by
 
     def apply(
-        self, model: ir.Model, *, spared: Collection[str] = (), activations: Collection[str] | None = None
+        self, model: ir.Model, *, kept_in_float: Collection[str] = (), activations: Collection[str] | None = None
     ) -> QuantizationRecord:
-        """Quantize `model` in place, but not the layers called `spared`; `activations` as for `quantize_graph`."""
+        """Quantize `model` in place, except the layers `kept_in_float`; `activations` as for `quantize_graph`."""
         summary = quantize_graph(
             model,
             self.ranges,
             per_channel=self.per_channel,
             avoid_saturation=self.avoid_saturation,
-            skip=self.skip.union(spared),
+            skip=self.skip.union(kept_in_float),
             activations=activations,
             means=self.means,
         )
@@ -69,13 +69,13 @@ class Prepared:
     source: Source  # its graph is rewritten, ready to be quantized
     original: bytes  # the graph as it was given
     kernel_macs: int
-    rewrites: dict[str, int]  # places by pass
+    passes: dict[str, int]  # places by pass
     images: BuildImages
     engine: Engine
     settings: Settings  # for the calibration images' batch
     plan: QuantizationPlan | None  # int8 only
 
-    def identify(self) -> dict[str, object]:
+    def fingerprint(self) -> dict[str, object]:
         """Return everything that what is measured of this build depends on, as JSON values."""
         inputs = self.source.inputs | self.images.inputs
         return {
@@ -103,8 +103,8 @@ def prepare(config: BuildConfig, source: Source, progress: Progress) -> Prepared
     kernel_macs = count_graph_macs(source.model, height, width)
     skip = find_convolutions(source.model, config.quantize.skip_convolutions)
     with progress("rewriting the graph", None):
-        rewrites = rewrite_graph(source.model, without=choose_left_out(config))
-        _check_rewrites(source.model, original, images, engine, settings)
+        passes = apply_passes(source.model, without=choose_disabled_passes(config))
+        _check_passes(source.model, original, images, engine, settings)
     plan = None
     if config.dtype == "int8":
         skip = frozenset(str(node.name) for node in source.model.graph if find_origin(str(node.name)) in skip)
@@ -114,7 +114,7 @@ def prepare(config: BuildConfig, source: Source, progress: Progress) -> Prepared
         source=source,
         original=original,
         kernel_macs=kernel_macs,
-        rewrites=rewrites,
+        passes=passes,
         images=images,
         engine=engine,
         settings=settings,
@@ -122,22 +122,22 @@ def prepare(config: BuildConfig, source: Source, progress: Progress) -> Prepared
     )
 
 
-def choose_left_out(config: BuildConfig) -> frozenset[str]:
+def choose_disabled_passes(config: BuildConfig) -> frozenset[str]:
     """Return the passes that the build file, or what was measured, leaves out."""
     automatic = {"fold_pads": config.dtype == "int8", "split_radix": config.engine == "openvino"}
-    wanted = config.rewrites.model_dump()
+    wanted = config.passes.model_dump()
     return frozenset(name for name, want in wanted.items() if not (automatic[name] if want == "auto" else want))
 
 
-def _check_rewrites(model: ir.Model, original: bytes, images: BuildImages, engine: Engine, settings: Settings) -> None:
+def _check_passes(model: ir.Model, original: bytes, images: BuildImages, engine: Engine, settings: Settings) -> None:
     """Run one batch through both graphs: a rewriting that is not exact must not go unseen."""
     batch = next(iter(images.load(settings.batch)))
     expected, found = (engine.open(graph, settings).run(batch) for graph in (original, serialize(model)))
     difference = float(np.abs(found - expected).max())
-    if not difference <= MAX_REWRITE_DIFFERENCE * float(np.abs(expected).max()):
+    if not difference <= MAX_PASS_DIFFERENCE * float(np.abs(expected).max()):
         raise ModelError(
-            f"rewriting the graph changed an output by {difference:.2g}; set rewrites.split_radix, "
-            "rewrites.unfold_radix and rewrites.fold_pads to false, and report it"
+            f"rewriting the graph changed an output by {difference:.2g}; set passes.split_radix, "
+            "passes.unfold_radix and passes.fold_pads to false, and report it"
         )
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from nestforge.compile.artifact import FileRecord, record_file
+from nestforge.artifact.manifest import FileRecord, record_file
 from nestforge.compile.export import resolve_weights
 from nestforge.compile.onnxfile import ImageClassifier, append_softmax, inspect_classifier, read_onnx
 from nestforge.config import BuildConfig

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from nestforge.errors import DataError, suggest_nearest
+from nestforge.checks import suggest_nearest
+from nestforge.errors import DataError
 from nestforge.files import read_small_file
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"})

@@ -5,8 +5,9 @@ from __future__ import annotations
 import importlib
 import sys
 
+from nestforge.checks import suggest_nearest
 from nestforge.engines.base import Engine
-from nestforge.errors import EngineError, suggest_nearest
+from nestforge.errors import EngineError
 
 # `import openvino` would report itself over the network; where this package is missing it uses its own silent stub.
 sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]

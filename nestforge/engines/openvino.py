@@ -13,7 +13,7 @@ import numpy.typing as npt
 import openvino
 
 from nestforge.engines.base import Dtype, Images, Kernel, Logits, Session, Settings, run_padded
-from nestforge.engines.compiled import name_compiled, read_compiled, write_compiled
+from nestforge.engines.model_cache import name_compiled, read_compiled, write_compiled
 from nestforge.errors import EngineError
 
 

@@ -12,14 +12,14 @@ from pathlib import Path
 
 import numpy as np
 
-from nestforge.compile.artifact import Artifact, open_artifact
+from nestforge.artifact.artifact import Artifact, open_artifact
 from nestforge.engines.base import Images, Session
 from nestforge.engines.machine import Machine, count_available_cores, read_machine
 from nestforge.errors import ConfigError
 from nestforge.files import StrPath
 from nestforge.measure.peak import Peak, measure_peak
 from nestforge.measure.statistics import compute_ratio_interval
-from nestforge.progress import Progress, silent
+from nestforge.progress import Progress, no_progress
 
 WARM_UP_SECONDS = 1.0
 ROUNDS = 11
@@ -36,7 +36,7 @@ class Latency:
 
 
 @dataclass(frozen=True, kw_only=True)
-class VersusBench:
+class BenchmarkComparison:
     """The other artifact, measured in turns with ours; `ratio` is the median of ours/theirs over rounds."""
 
     artifact: Path
@@ -50,7 +50,7 @@ class VersusBench:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Bench:
+class BenchmarkResult:
     """Speed of an artifact.
 
     `throughput_ips` is images a second, the median over rounds of images done by time passed. `peak_share` is
@@ -74,7 +74,7 @@ class Bench:
     peak_share: float | None
     peak: Peak | None
     machine: Machine
-    vs: VersusBench | None = None
+    vs: BenchmarkComparison | None = None
 
 
 def bench(
@@ -86,8 +86,8 @@ def bench(
     seconds: float = 5.0,
     vs: StrPath | None = None,
     verify: bool = True,
-    progress: Progress = silent,
-) -> Bench:
+    progress: Progress = no_progress,
+) -> BenchmarkResult:
     """Measure an artifact for `seconds`, in rounds, after a warm-up; with `vs`, both in turns for `seconds` each.
 
     `threads` are shared by the streams and default to the cores this process may use (affinity, cgroup quota).
@@ -109,12 +109,12 @@ def bench(
         sessions = [opened.open_session(batch=batch, streams=streams, threads=threads) for opened in artifacts]
         runs = [Run(session) for session in sessions]
         peaks = [measure_peak(manifest.config.dtype, threads)]
-    run_in_turns(runs, seconds=seconds, progress=progress)
+    run_interleaved(runs, seconds=seconds, progress=progress)
     # before and after: whatever else ran on the machine meanwhile only lowers a peak
     peaks.append(measure_peak(manifest.config.dtype, threads))
     peak = max((found for found in peaks if found), key=lambda found: found.macs_per_second, default=None)
     throughput = float(np.median(runs[0].throughputs))
-    return Bench(
+    return BenchmarkResult(
         artifact=artifacts[0].folder,
         engine=manifest.config.engine,
         dtype=manifest.config.dtype,
@@ -135,14 +135,14 @@ def bench(
     )
 
 
-def run_in_turns(
+def run_interleaved(
     runs: Sequence[Run],
     *,
     seconds: float,
     rounds: int = ROUNDS,
     warm_up_seconds: float = WARM_UP_SECONDS,
     description: str = "measuring",
-    progress: Progress = silent,
+    progress: Progress = no_progress,
 ) -> None:
     """Warm each run up, then give each `seconds` in rounds, whose order changes from round to round."""
     with progress(description, rounds * len(runs) + len(runs)) as advance:
@@ -155,10 +155,10 @@ def run_in_turns(
                 advance(1)
 
 
-def _compare(runs: list[Run], other: Artifact) -> VersusBench:
+def _compare(runs: list[Run], other: Artifact) -> BenchmarkComparison:
     ours, theirs = runs
     ratio, low, high = compute_ratio_interval(ours.throughputs, theirs.throughputs)
-    return VersusBench(
+    return BenchmarkComparison(
         artifact=other.folder,
         dtype=other.manifest.config.dtype,
         throughput_ips=float(np.median(theirs.throughputs)),

@@ -14,17 +14,17 @@ from typing import Any
 
 import numpy as np
 
-from nestforge.compile.artifact import Artifact, open_artifact
-from nestforge.compile.images import refuse_calibration_images
+from nestforge.artifact.artifact import Artifact, open_artifact
+from nestforge.artifact.overlap import refuse_calibration_images
 from nestforge.data.imagefolder import choose_balanced, list_images, match_classes
 from nestforge.data.loader import Unreadable
 from nestforge.errors import ConfigError, DataError
 from nestforge.files import StrPath
+from nestforge.inference.pipeline import choose_arrangement, classify_images
 from nestforge.journal import keep_journal
-from nestforge.measure.classify import choose_arrangement, classify_images
-from nestforge.measure.paired import TOP, Answers, ClassAccuracy, PairedEvaluation, count_classes, pair_answers
+from nestforge.measure.paired import TOP, Answers, ClassAccuracy, PairedEvaluation, count_classes, pair_predictions
 from nestforge.measure.statistics import Rate, compute_rate
-from nestforge.progress import Progress, silent
+from nestforge.progress import Progress, no_progress
 
 CHUNK_SECONDS = 1.0  # of work that a kill may cost
 
@@ -59,7 +59,7 @@ def evaluate(
     limit: int | None = None,
     allow_overlap: bool = False,
     verify: bool = True,
-    progress: Progress = silent,
+    progress: Progress = no_progress,
 ) -> Evaluation:
     """Count how often the right class is first, and among the first five.
 
@@ -89,7 +89,7 @@ def evaluate_all(
     limit: int | None = None,
     allow_overlap: bool = False,
     verify: bool = True,
-    progress: Progress = silent,
+    progress: Progress = no_progress,
 ) -> list[Evaluation]:
     """Do as `evaluate` for each artifact; each, and `vs`, classifies the images once."""
     opened = {Path(path): open_artifact(path, verify=verify) for path in [*artifacts, *([] if vs is None else [vs])]}
@@ -134,7 +134,7 @@ def evaluate_all(
                 top1=compute_rate(top1, images),
                 top5=compute_rate(top5, images),
                 classes=count_classes(ours, theirs, truth=truth, labels=first.labels),
-                vs=pair_answers(Path(vs), ours, theirs, paths=paths, truth=truth, labels=first.labels)
+                vs=pair_predictions(Path(vs), ours, theirs, paths=paths, truth=truth, labels=first.labels)
                 if vs is not None and theirs is not None
                 else None,
             )
@@ -155,7 +155,7 @@ def _collect_answers(
         answers.classes[index, : len(classes)] = classes
         answers.probabilities[index, : len(classes)] = probabilities
 
-    journal = finished.enter_context(keep_journal("evaluate", _identify_work(artifact, paths)))
+    journal = finished.enter_context(keep_journal("evaluate", _fingerprint_work(artifact, paths)))
     for chunk in journal.records:
         for row in chunk:
             keep(*row)
@@ -186,7 +186,7 @@ def _collect_answers(
     return answers, unreadable
 
 
-def _identify_work(artifact: Artifact, paths: Sequence[Path]) -> dict[str, Any]:
+def _fingerprint_work(artifact: Artifact, paths: Sequence[Path]) -> dict[str, Any]:
     """Return everything the answers depend on; of an image its path, size and when anything about it changed."""
     listing = hashlib.sha256()
     for path in paths:
@@ -195,7 +195,7 @@ def _identify_work(artifact: Artifact, paths: Sequence[Path]) -> dict[str, Any]:
             listing.update(
                 f"{path.absolute()}\0{status.st_size}\0{status.st_ctime_ns}\0".encode(errors="surrogateescape")
             )
-    return artifact.identify() | {
+    return artifact.fingerprint() | {
         "images_sha256": listing.hexdigest(),
         "images": len(paths),
         "top": TOP,

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nestforge.data.imagefolder import Label
-from nestforge.files import StrPath, write_file_aside
+from nestforge.files import StrPath, atomic_write
 from nestforge.measure.statistics import Rate, compare_paired, compute_rate
 
 TOP = 5
@@ -53,7 +53,7 @@ class Choice:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ChangedAnswer:
+class ChangedPrediction:
     """An image the two artifacts answer differently: `lost` was right only in theirs, `gained` only in ours."""
 
     image: Path
@@ -87,7 +87,7 @@ class ClassAccuracy:
 class PairedEvaluation:
     """The other artifact on the same images, and ours minus theirs in top-1; rates are fractions of 1.
 
-    `lost` images were right only in the other artifact, `gained` only in ours; `answers_changed` counts different
+    `lost` images were right only in the other artifact, `gained` only in ours; `changed_predictions` counts different
     top-1 answers, right or wrong, and `changed` lists them, those first where both were surest.
     """
 
@@ -100,11 +100,11 @@ class PairedEvaluation:
     mcnemar_p: float
     lost: int
     gained: int
-    answers_changed: int
-    changed: tuple[ChangedAnswer, ...] = field(repr=False)
+    changed_predictions: int
+    changed: tuple[ChangedPrediction, ...] = field(repr=False)
 
 
-def pair_answers(
+def pair_predictions(
     artifact: Path,
     ours: Answers,
     theirs: Answers,
@@ -129,7 +129,7 @@ def pair_answers(
         mcnemar_p=comparison.mcnemar_p,
         lost=comparison.lost,
         gained=comparison.gained,
-        answers_changed=len(changed),
+        changed_predictions=len(changed),
         changed=changed,
     )
 
@@ -166,7 +166,7 @@ def rank_classes(classes: Sequence[ClassAccuracy]) -> list[ClassAccuracy]:
     return sorted(classes, key=lambda row: (row.difference or 0.0, row.top1, -row.images))
 
 
-def write_changes(changed: Sequence[ChangedAnswer], path: StrPath) -> None:
+def write_changes(changed: Sequence[ChangedPrediction], path: StrPath) -> None:
     """Write changed answers as CSV with a header, one image a row.
 
     Raises:
@@ -181,7 +181,7 @@ def write_changes(changed: Sequence[ChangedAnswer], path: StrPath) -> None:
             rows[-1] += [choice.index, choice.label, f"{choice.probability:.6f}", f"{choice.margin:.6f}"]
     text = io.StringIO(newline="")
     csv.writer(text, lineterminator="\n").writerows(rows)
-    with write_file_aside(Path(path)) as partial:
+    with atomic_write(Path(path)) as partial:
         partial.write_text(text.getvalue(), encoding="utf-8", errors="surrogateescape", newline="")
 
 
@@ -192,14 +192,14 @@ def _list_changed(
     paths: Sequence[Path],
     truth: npt.NDArray[np.int64],
     labels: Sequence[Label],
-) -> tuple[ChangedAnswer, ...]:
+) -> tuple[ChangedPrediction, ...]:
     rows = []
     for place in np.flatnonzero(ours.read & (ours.classes[:, 0] != theirs.classes[:, 0])).tolist():
         choices = [_read_choice(answers, place, labels) for answers in (ours, theirs)]
         true = int(truth[place])
         kind: Kind = "gained" if choices[0].index == true else "lost" if choices[1].index == true else "both wrong"
         rows.append(
-            ChangedAnswer(
+            ChangedPrediction(
                 image=paths[place],
                 truth=true,
                 truth_label=labels[true].name,

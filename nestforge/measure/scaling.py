@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from nestforge.compile.artifact import Artifact
+from nestforge.artifact.artifact import Artifact
 from nestforge.engines.base import Dtype
-from nestforge.measure.benchmark import Latency, Run, run_in_turns
+from nestforge.measure.benchmark import Latency, Run, run_interleaved
 from nestforge.measure.peak import Peak, measure_peak
 from nestforge.measure.statistics import compute_ratio_interval
-from nestforge.progress import Progress, silent
+from nestforge.progress import Progress, no_progress
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,7 +19,7 @@ class BatchSpeed:
     """Speed at one batch: images a second with the 95% interval of the median over rounds.
 
     `ratio` is the median of this artifact's over the reference's, of the same rounds; None where that has no such
-    batch. `peak_share` is as in `Bench`.
+    batch. `peak_share` is as in `BenchmarkResult`.
     """
 
     batch: int
@@ -57,7 +57,7 @@ def measure_scaling(
     batches: Sequence[int],
     threads: int,
     seconds: float,
-    progress: Progress = silent,
+    progress: Progress = no_progress,
 ) -> list[Speed]:
     """Measure each artifact for `seconds` at each batch; one built for a fixed batch at that alone."""
     dtypes: list[Dtype] = [artifact.manifest.config.dtype for artifact in artifacts]
@@ -69,7 +69,7 @@ def measure_scaling(
         chosen = [place for place, row in enumerate(wanted) if batch in row]
         with progress(f"opening for batch {batch}", None):
             runs = {place: Run(artifacts[place].open_session(batch=batch, threads=threads)) for place in chosen}
-        run_in_turns(list(runs.values()), seconds=seconds, description=f"measuring batch {batch}", progress=progress)
+        run_interleaved(list(runs.values()), seconds=seconds, description=f"measuring batch {batch}", progress=progress)
         for place, run in runs.items():
             found[place].append(_summarize(run, runs.get(reference)))
     for dtype in peaks:  # before and after, as `bench` does

@@ -8,13 +8,14 @@ from pathlib import Path
 
 import numpy as np
 
-from nestforge.compile.artifact import Artifact, TunedArrangement, TuningRecord, open_artifact, update_manifest
+from nestforge.artifact.artifact import Artifact, open_artifact, update_manifest
+from nestforge.artifact.manifest import TunedArrangement, TuningRecord
 from nestforge.engines import get_engine
 from nestforge.engines.machine import count_available_cores, read_machine
 from nestforge.errors import ConfigError
 from nestforge.files import StrPath
-from nestforge.measure.benchmark import Run, run_in_turns
-from nestforge.progress import Progress, silent
+from nestforge.measure.benchmark import Run, run_interleaved
+from nestforge.progress import Progress, no_progress
 
 BATCHES = (1, 2, 4, 8, 16)
 ROUNDS = 5
@@ -32,7 +33,7 @@ class Tuning:
     measured: tuple[TunedArrangement, ...]
 
 
-def tune(artifact: StrPath, *, budget_seconds: float = 60.0, progress: Progress = silent) -> Tuning:
+def tune(artifact: StrPath, *, budget_seconds: float = 60.0, progress: Progress = no_progress) -> Tuning:
     """Measure arrangements for about `budget_seconds` and write the best two into the artifact's manifest.
 
     Latency: one image, one stream, as many threads as are fastest. Throughput: all cores; first the number of streams,
@@ -90,7 +91,9 @@ def _race(
         ]
     each = seconds / len(runs)
     part = each / (ROUNDS + 1)
-    run_in_turns(runs, seconds=each - part, rounds=ROUNDS, warm_up_seconds=part, description=title, progress=progress)
+    run_interleaved(
+        runs, seconds=each - part, rounds=ROUNDS, warm_up_seconds=part, description=title, progress=progress
+    )
     return [
         TunedArrangement(
             batch=batch,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from nestforge.networks.layers import convert_macs_to_document_gflops, count_kernel_macs, count_macs, count_parameters
+from nestforge.networks.layers import convert_macs_to_vendor_gflops, count_kernel_macs, count_macs, count_parameters
 from nestforge.networks.zoo import VARIANTS
 
 
@@ -13,7 +13,7 @@ class ModelRow:
     """One variant as `models` lists it.
 
     `macs` follow the convention of published tables (thop 0.1.1: batch norm and average pools counted);
-    `kernel_macs` are those of convolutions and linear layers alone. `document_gflops` is the seed document's
+    `kernel_macs` are those of convolutions and linear layers alone. `vendor_gflops` is the seed document's
     "flops(G)", MACs x 2 / 0.9e9. `top1` is published, in percent, by `top1_source`; None where nobody has.
     """
 
@@ -23,7 +23,7 @@ class ModelRow:
     params: int
     macs: int
     kernel_macs: int
-    document_gflops: float
+    vendor_gflops: float
     top1: float | None
     top1_source: str | None
     sha256_prefix: str | None
@@ -40,7 +40,7 @@ def models() -> list[ModelRow]:
             params=count_parameters(variant),
             macs=count_macs(variant),
             kernel_macs=count_kernel_macs(variant),
-            document_gflops=round(convert_macs_to_document_gflops(count_macs(variant)), 3),
+            vendor_gflops=round(convert_macs_to_vendor_gflops(count_macs(variant)), 3),
             top1=variant.published_top1,
             top1_source=variant.top1_source,
             sha256_prefix=variant.sha256_prefix,

@@ -16,7 +16,7 @@ from nestforge.errors import ModelError
 from nestforge.files import cache_folder, hash_file
 from nestforge.networks.layers import Weights, expected_shapes
 from nestforge.networks.zoo import Variant
-from nestforge.progress import Progress, silent
+from nestforge.progress import Progress, no_progress
 
 MAX_CHECKPOINT_BYTES = 4 << 30
 _WRAPPERS = ("state_dict", "model", "model_state_dict", "state_dict_ema")
@@ -40,7 +40,7 @@ def read_checkpoint(path: Path, variant: Variant) -> Weights:
     return _check_weights(_unwrap(tensors), variant, path)
 
 
-def fetch_checkpoint(variant: Variant, *, progress: Progress = silent) -> Path:
+def fetch_checkpoint(variant: Variant, *, progress: Progress = no_progress) -> Path:
     """Return the authors' checkpoint from the cache, downloading it first where it is missing.
 
     The cache is ``$NESTFORGE_CACHE`` or ``~/.cache/nestforge``. The file's sha256 must begin with the published prefix.

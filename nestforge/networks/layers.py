@@ -124,7 +124,7 @@ def count_macs(variant: Variant, *, image_size: int | None = None) -> int:
     return sum(layer.kernel_macs + weight.get(layer.kind, 0) * layer.elements for layer in layers)
 
 
-def convert_macs_to_document_gflops(macs: int) -> float:
+def convert_macs_to_vendor_gflops(macs: int) -> float:
     """Return the seed document's "flops(G)": MACs x 2 / 0.9e9 (its divisor is 0.9, not 1.0)."""
     return macs * 2 / 0.9e9
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from nestforge.errors import ModelError, suggest_nearest
+from nestforge.checks import suggest_nearest
+from nestforge.errors import ModelError
 
 WEIGHTS_URL = "https://github.com/zhanghang1989/ResNeSt/releases/download/weights_step1/{name}-{sha256_prefix}.pth"
 EXPANSION = 4

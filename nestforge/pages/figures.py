@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from nestforge.explain.sensitivity import Sensitivity
+from nestforge.accuracy.sensitivity import Sensitivity
 from nestforge.measure.evaluate import Evaluation
 from nestforge.measure.scaling import Speed
 from nestforge.pages.sensitivity import LAYERS, draw_gain, draw_noise

@@ -11,7 +11,7 @@ from PIL import Image
 
 from nestforge.data.preprocess import ImageHWC, Preprocess, read_image
 from nestforge.errors import DataError
-from nestforge.measure.paired import ChangedAnswer
+from nestforge.measure.paired import ChangedPrediction
 
 MAX_PNG_BYTES = 48 << 10
 
@@ -20,14 +20,14 @@ MAX_PNG_BYTES = 48 << 10
 class Card:
     """One changed answer; `uri` holds the pixels, `exact` without loss."""
 
-    change: ChangedAnswer
+    change: ChangedPrediction
     uri: str
     exact: bool
     width: int
     height: int
 
 
-def make_cards(changed: Sequence[ChangedAnswer], preprocess: Preprocess, count: int) -> list[Card]:
+def make_cards(changed: Sequence[ChangedPrediction], preprocess: Preprocess, count: int) -> list[Card]:
     """Make cards of the first `count` images that can still be read."""
     cards: list[Card] = []
     for change in changed:

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import nestforge
-from nestforge.compile.artifact import Artifact, open_artifact
+from nestforge.accuracy.sensitivity import Sensitivity
+from nestforge.artifact.artifact import Artifact, open_artifact
 from nestforge.engines.machine import count_available_cores, read_machine
 from nestforge.errors import ConfigError, NestForgeError
-from nestforge.explain.sensitivity import Sensitivity
-from nestforge.files import StrPath, write_file_aside
+from nestforge.files import StrPath, atomic_write
 from nestforge.measure.evaluate import Evaluation, evaluate_all
 from nestforge.measure.paired import ClassAccuracy, rank_classes
 from nestforge.measure.scaling import Speed, measure_scaling
@@ -25,7 +25,7 @@ from nestforge.pages.canvas import COLOURS, STYLE
 from nestforge.pages.figures import draw_accuracy, draw_sensitivity, draw_speed, write_evaluate
 from nestforge.pages.gallery import make_cards
 from nestforge.pages.sensitivity import read_sensitivity
-from nestforge.progress import Progress, silent
+from nestforge.progress import Progress, no_progress
 from nestforge.tables.builds import list_manifest_rows
 from nestforge.tables.layout import make_pairs_table
 
@@ -62,7 +62,7 @@ def report(
     seconds: float = 2.0,
     max_batch: int = 8,
     threads: int | None = None,
-    progress: Progress = silent,
+    progress: Progress = no_progress,
 ) -> Report:
     """Measure artifacts side by side and write one self-contained HTML page.
 
@@ -105,7 +105,7 @@ def report(
         options += ["--allow-overlap"] if allow_overlap else []
         text = render_page(opened, reference, evaluations, speeds, sensitivities, options=options)
     data = text.encode("utf-8", "replace")
-    with write_file_aside(page) as partial:
+    with atomic_write(page) as partial:
         partial.write_bytes(data)
     return Report(
         page=page,
@@ -239,7 +239,7 @@ def tabulate_manifests(artifacts: Sequence[Artifact]) -> list[tuple[str, list[st
     for artifact in artifacts:
         column: dict[str, list[str]] = {}
         last = ""
-        for name, value in list_manifest_rows(artifact.manifest.model_dump(mode="json")):
+        for name, value in list_manifest_rows(artifact.manifest):
             last = name or last
             column.setdefault(last, []).append(value)
         columns.append(column)

@@ -6,11 +6,10 @@ import math
 from collections.abc import Iterator
 from pathlib import Path
 
-from pydantic import TypeAdapter, ValidationError
-
+from nestforge.accuracy.sensitivity import LayerSensitivity, Sensitivity
 from nestforge.errors import DataError
-from nestforge.explain.sensitivity import LayerSensitivity, Sensitivity
 from nestforge.pages.svg import Bar, draw_bars
+from nestforge.schema import parse, read_json
 
 MAX_BYTES = 64 << 20
 LAYERS = 15  # bars of a plot in a page
@@ -34,13 +33,13 @@ def draw_noise(found: Sensitivity, *, count: int | None = None, colour: int = 0)
 
 def draw_gain(found: Sensitivity, *, count: int | None = None, colour: int = 0) -> str:
     """Draw the gain of each layer when it alone is spared; the `count` largest, largest first."""
-    rows = sorted(found.layers, key=lambda row: -row.spared_sqnr_db)[:count]
+    rows = sorted(found.layers, key=lambda row: -row.kept_in_float_sqnr_db)[:count]
     bars = [
         Bar(
             label=row.name,
-            value=row.spared_sqnr_db - found.total_sqnr_db,
+            value=row.kept_in_float_sqnr_db - found.total_sqnr_db,
             colour=colour,
-            note=f"{row.spared_flips} answers changed instead of {found.total_flips}",
+            note=f"{row.kept_in_float_flips} answers changed instead of {found.total_flips}",
         )
         for row in rows
     ]
@@ -58,18 +57,9 @@ def read_sensitivity(path: Path) -> Sensitivity:
     Raises:
         DataError: missing, too large, or not such a report.
     """
-    try:
-        if path.stat().st_size > MAX_BYTES:
-            raise DataError(f"{path} is over {MAX_BYTES >> 20} MiB; give what 'nestforge sensitivity --json' wrote")
-        found = TypeAdapter(Sensitivity).validate_json(path.read_bytes())
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror}") from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "the file"
-        raise DataError(
-            f"{path} is no sensitivity report ({where}: {first['msg']}); give what 'nestforge sensitivity --json' wrote"
-        ) from error
+    remedy = "give what 'nestforge sensitivity --json' wrote"
+    data = read_json(path, limit_bytes=MAX_BYTES, kind="a sensitivity report", remedy=remedy, error=DataError)
+    found = parse(Sensitivity, data, source=f"{path} is not a sensitivity report; {remedy}", error=DataError)
     if not found.layers or not all(map(math.isfinite, _list_numbers(found))):
         raise DataError(f"{path} has no layers, or numbers that are not finite; run 'nestforge sensitivity' again")
     return found
@@ -78,5 +68,5 @@ def read_sensitivity(path: Path) -> Sensitivity:
 def _list_numbers(found: Sensitivity) -> Iterator[float]:
     yield found.total_sqnr_db
     for row in found.layers:
-        yield from (row.alone_sqnr_db, row.spared_sqnr_db, row.macs_share, row.clipped_share)
+        yield from (row.alone_sqnr_db, row.kept_in_float_sqnr_db, row.macs_share, row.clipped_share)
         yield from (row.range_low, row.range_high, row.time_share or 0.0)

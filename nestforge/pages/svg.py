@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from nestforge.files import StrPath, write_file_aside
+from nestforge.files import StrPath, atomic_write
 from nestforge.pages.canvas import (
     COLOURS,
     Scale,
@@ -221,7 +221,7 @@ def draw_histogram(
 
 def write_svg(svg: str, path: StrPath) -> None:
     """Write a plot as a file of its own, whole or not at all."""
-    with write_file_aside(Path(path)) as partial:
+    with atomic_write(Path(path)) as partial:
         partial.write_text(svg + "\n", encoding="utf-8")
 
 

@@ -15,11 +15,11 @@ from typing import Any
 
 import pyarrow as pa
 
+from nestforge.data.parts import Part
+from nestforge.data.storage import EXTRA, describe_error
 from nestforge.engines.machine import count_available_cores
 from nestforge.errors import ConfigError, DataError, NestForgeError
-from nestforge.scale.parts import Part
 from nestforge.scale.rows import ROWS
-from nestforge.scale.storage import EXTRA, describe_error
 from nestforge.scale.worker import PartClassifier
 
 # Ray would report its use over the network. It reads both when it is imported.

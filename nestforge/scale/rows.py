@@ -8,9 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from nestforge.data.storage import EXTRA
 from nestforge.errors import NestForgeError
-from nestforge.files import write_file_aside
-from nestforge.scale.storage import EXTRA
+from nestforge.files import atomic_write
 
 try:
     import pyarrow as pa
@@ -44,7 +44,7 @@ def write_results(output: Path | None, metadata: Mapping[str, Any]) -> Iterator[
     `metadata` lies in the file's schema as JSON under ``nestforge``.
 
     Raises:
-        NestForgeError: as `write_file_aside`.
+        NestForgeError: as `atomic_write`.
     """
     if output is None:
         yield lambda table: None
@@ -62,6 +62,6 @@ def write_results(output: Path | None, metadata: Mapping[str, Any]) -> Iterator[
             writer.write_table(pa.concat_tables(waiting))
             waiting.clear()
 
-    with write_file_aside(output) as partial, pq.ParquetWriter(partial, schema, compression="zstd") as writer:
+    with atomic_write(output) as partial, pq.ParquetWriter(partial, schema, compression="zstd") as writer:
         yield append
         flush()

@@ -11,17 +11,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nestforge import __version__
-from nestforge.compile.artifact import Artifact, open_artifact
-from nestforge.compile.images import refuse_calibration_images
+from nestforge.artifact.artifact import Artifact, open_artifact
+from nestforge.artifact.overlap import refuse_calibration_images
 from nestforge.data.imagefolder import format_label
+from nestforge.data.parts import FolderPart
+from nestforge.data.sources import Source, list_local_files, open_source
 from nestforge.engines.machine import count_available_cores
 from nestforge.errors import ConfigError, DataError
 from nestforge.files import StrPath
 from nestforge.measure.statistics import Rate, compute_rate
-from nestforge.progress import Progress, silent
-from nestforge.scale.parts import FolderPart
+from nestforge.progress import Progress, no_progress
 from nestforge.scale.rows import Write, write_results
-from nestforge.scale.sources import Source, list_local_files, open_source
 from nestforge.scale.tally import Tally
 from nestforge.scale.worker import PartClassifier, TruthFinder
 
@@ -64,7 +64,7 @@ def evaluate_source(
     threads: int | None = None,
     output: StrPath | None = None,
     allow_overlap: bool = False,
-    progress: Progress = silent,
+    progress: Progress = no_progress,
 ) -> SourceResult:
     """Count as `evaluate` does, over a folder, tar shards or Parquet, here or at a URL.
 
@@ -100,7 +100,7 @@ def predict_source(
     ray: str | None = None,
     workers: int | None = None,
     threads: int | None = None,
-    progress: Progress = silent,
+    progress: Progress = no_progress,
 ) -> SourceResult:
     """Write the best classes of every image of a source to `output`, as Parquet; else as `evaluate_source`."""
     return _run(

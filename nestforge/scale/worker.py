@@ -9,13 +9,13 @@ from typing import Any, TypeVar
 
 import pyarrow as pa
 
-from nestforge.compile.artifact import open_artifact
+from nestforge.artifact.artifact import open_artifact
 from nestforge.data.imagefolder import index_aliases
 from nestforge.data.loader import Unreadable
+from nestforge.data.parts import EncodedImage, Part, Sample
 from nestforge.errors import DataError
 from nestforge.files import StrPath
-from nestforge.measure.classify import BATCH, classify_in_session
-from nestforge.scale.parts import EncodedImage, Part, Sample
+from nestforge.inference.pipeline import BATCH, classify_in_session
 from nestforge.scale.rows import ROWS
 
 TOP = 5

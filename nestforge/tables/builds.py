@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from nestforge.tables.explain import show_bound
+from nestforge.tables.accuracy import show_accuracy_control
 from nestforge.tables.layout import escape, format_macs, make_grid, make_pairs_table
 
 if TYPE_CHECKING:
-    from nestforge.compile.artifact import Explanation
+    from nestforge.artifact.manifest import Explanation, Manifest
     from nestforge.compile.build import BuildResult
     from nestforge.config import BuildConfig
 
@@ -36,13 +36,13 @@ def show_build(result: BuildResult, console: Console) -> None:
             f"cosine {parity.cosine:.6f}, max abs {parity.max_abs:.4g}, top-1 agreement "
             f"{parity.top1_agreement:.1%} on {parity.images} {parity.data} images",
         ),
-        ("rewritten", format_rewrites(result.rewrites)),
+        ("rewritten", format_passes(result.passes)),
         ("kernels", format_kernels(result.kernels)),
         ("took", f"{result.seconds:.1f} s, at most {result.peak_rss_bytes / 1e9:.2f} GB resident"),
     ]
     console.print(make_pairs_table("built", rows))
-    if result.bound:
-        show_bound(result.bound, console)
+    if result.accuracy_control:
+        show_accuracy_control(result.accuracy_control, console)
     if result.explanation:
         show_explanation(result.explanation, console)
     for warning in result.warnings:
@@ -54,14 +54,14 @@ def show_explanation(result: Explanation, console: Console) -> None:
         (
             gain.name,
             "applied" if gain.applied else "left out",
-            str(gain.places),
+            str(gain.matches),
             f"{gain.latency_ms:.2f}",
             f"{gain.other_latency_ms:.2f}",
             f"{gain.ratio:.3f} [{gain.low:.3f}, {gain.high:.3f}]",
         )
-        for gain in result.rewrites
+        for gain in result.passes
     ]
-    columns = ("rewriting", "here", "places", "ms as built", "ms switched", "throughput x [95%]")
+    columns = ("rewriting", "here", "matches", "ms as built", "ms switched", "throughput x [95%]")
     if rows:
         console.print(make_grid("optional rewritings, one image at a time", columns, rows))
     total = sum(kernel.time_ms for kernel in result.kernels)
@@ -80,9 +80,9 @@ def show_explanation(result: Explanation, console: Console) -> None:
     console.print(make_grid(title, header, lines or [("the engine does not say", "", "", "", "")]))
 
 
-def format_rewrites(rewrites: Mapping[str, int]) -> str:
+def format_passes(passes: Mapping[str, int]) -> str:
     """Write which rewriting found how many places."""
-    return ", ".join(f"{name} {count}" for name, count in rewrites.items()) or "nothing"
+    return ", ".join(f"{name} {count}" for name, count in passes.items()) or "nothing"
 
 
 def format_kernels(kernels: Mapping[str, Mapping[str, int]]) -> str:
@@ -94,51 +94,49 @@ def format_kernels(kernels: Mapping[str, Mapping[str, int]]) -> str:
     return ", ".join(parts) or "the engine does not say"
 
 
-def show_manifest(manifest: Mapping[str, Any], console: Console) -> None:
+def show_manifest(manifest: Manifest, console: Console) -> None:
     console.print(make_pairs_table("artifact", list_manifest_rows(manifest)))
 
 
-def list_manifest_rows(manifest: Mapping[str, Any]) -> list[tuple[str, str]]:
+def list_manifest_rows(manifest: Manifest) -> list[tuple[str, str]]:
     """Return what a manifest says as names and values; a name may come again."""
-    from nestforge.data.preprocess import parse_preprocess
-
-    config, parity, quantization = manifest["config"], manifest["parity"], manifest["quantization"]
+    config, parity, quantization = manifest.config, manifest.parity, manifest.quantization
     rows = [
         (
             "model",
-            f"{manifest['name']}, {manifest['classes']} classes, {manifest['height']}x{manifest['width']}, "
-            f"{format_macs(manifest['kernel_macs'])}",
+            f"{manifest.name}, {manifest.classes} classes, {manifest.height}x{manifest.width}, "
+            f"{format_macs(manifest.kernel_macs)}",
         ),
-        ("engine, dtype", f"{config['engine']}, {config['dtype']}"),
-        ("preprocessing", parse_preprocess(manifest["preprocess"]).describe()),
-        ("its sha256", manifest["preprocess_sha256"]),
+        ("engine, dtype", f"{config.engine}, {config.dtype}"),
+        ("preprocessing", manifest.preprocess.describe()),
+        ("its sha256", manifest.preprocess_sha256),
         (
             "parity",
-            f"cosine {parity['cosine']:.6f}, max abs {parity['max_abs']:.4g}, top-1 agreement "
-            f"{parity['top1_agreement']:.1%} on {parity['images']} {parity['data']} images",
+            f"cosine {parity.cosine:.6f}, max abs {parity.max_abs:.4g}, top-1 agreement "
+            f"{parity.top1_agreement:.1%} on {parity.images} {parity.data} images",
         ),
-        ("rewritten", format_rewrites(manifest["rewrites"])),
-        ("kernels", format_kernels(manifest["kernels"])),
+        ("rewritten", format_passes(manifest.passes)),
+        ("kernels", format_kernels(manifest.kernels)),
     ]
     if quantization:
-        section = config["quantize"]
-        mode = f"percentile {section['percentile']}" if section["mode"] == "percentile" else section["mode"]
+        section = config.quantize
+        mode = f"percentile {section.percentile}" if section.mode == "percentile" else section.mode
         rows.append(
             (
                 "quantized",
-                f"{quantization['weighted_layers']} layers, {quantization['activations']} activations; {mode}; "
-                f"{'per channel' if section['per_channel'] else 'per tensor'}; 16-bit saturation "
-                f"{'avoided' if quantization['saturation_avoided'] else 'not an issue or ignored'}",
+                f"{quantization.weighted_layers} layers, {quantization.activations} activations; {mode}; "
+                f"{'per channel' if section.per_channel else 'per tensor'}; 16-bit saturation "
+                f"{'avoided' if quantization.saturation_avoided else 'not an issue or ignored'}",
             )
         )
-    sources = [(name, record) for name, record in manifest["inputs"].items()]
-    rows += [("input", f"{name} {record['sha256'][:16]}") for name, record in sources[:3]]
+    sources = [(name, record) for name, record in manifest.inputs.items()]
+    rows += [("input", f"{name} {record.sha256[:16]}") for name, record in sources[:3]]
     if len(sources) > 3:
         rows.append(("", f"and {len(sources) - 3} more"))
     rows += [
-        ("file", f"{name} {record['size_bytes']:,} bytes {record['sha256'][:16]}")
-        for name, record in manifest["outputs"].items()
+        ("file", f"{name} {record.size_bytes:,} bytes {record.sha256[:16]}")
+        for name, record in manifest.outputs.items()
     ]
-    rows.append(("versions", ", ".join(f"{name} {version}" for name, version in manifest["versions"].items())))
-    rows += [("warning", warning) for warning in manifest["warnings"]]
+    rows.append(("versions", ", ".join(f"{name} {version}" for name, version in manifest.versions.items())))
+    rows += [("warning", warning) for warning in manifest.warnings]
     return rows

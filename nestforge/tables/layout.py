@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from rich.markup import escape as escape_markup
 from rich.table import Table
 
-from nestforge.errors import make_printable
+from nestforge.commandline import make_printable
 
 if TYPE_CHECKING:
     from nestforge.measure.benchmark import Latency

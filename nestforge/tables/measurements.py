@@ -10,11 +10,11 @@ from rich.console import Console
 from nestforge.tables.layout import escape, format_latency, format_macs, format_rate, make_grid, make_pairs_table
 
 if TYPE_CHECKING:
-    from nestforge.measure.benchmark import Bench
+    from nestforge.measure.benchmark import BenchmarkResult
     from nestforge.measure.evaluate import Evaluation
-    from nestforge.measure.paired import ChangedAnswer
-    from nestforge.measure.predict import Prediction
+    from nestforge.measure.paired import ChangedPrediction
     from nestforge.measure.tune import Tuning
+    from nestforge.scale.predict import Prediction
 
 SHOWN = 10  # rows of a long list
 
@@ -39,7 +39,7 @@ def show_evaluation(result: Evaluation, console: Console) -> None:
         console.print(
             f"paired: {100 * vs.difference:+.2f} pp [{100 * vs.low:+.2f}, {100 * vs.high:+.2f}], "
             f"lost {vs.lost}, gained {vs.gained}, McNemar exact p {vs.mcnemar_p:.2g}, "
-            f"answers changed {vs.answers_changed}",
+            f"answers changed {vs.changed_predictions}",
             highlight=False,
         )
     show_classes(result, console)
@@ -65,7 +65,7 @@ def show_classes(result: Evaluation, console: Console) -> None:
     console.print(make_grid(f"the worst {len(rows)} of {len(result.classes)} classes", columns, rows))
 
 
-def show_changed(changed: Sequence[ChangedAnswer], console: Console) -> None:
+def show_changed(changed: Sequence[ChangedPrediction], console: Console) -> None:
     columns = ("image", "truth", "answer (probability, margin)", "answer of vs", "")
     rows = [
         (
@@ -101,7 +101,7 @@ def show_tuning(result: Tuning, console: Console) -> None:
     console.print("Written into the artifact; predict, evaluate and vamp use it on this machine.", highlight=False)
 
 
-def show_bench(result: Bench, console: Console) -> None:
+def show_bench(result: BenchmarkResult, console: Console) -> None:
     machine = result.machine
     peak = result.peak
     rows = [

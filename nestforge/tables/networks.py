@@ -23,7 +23,7 @@ def show_models(rows: Sequence[ModelRow], console: Console) -> None:
             f"{row.params / 1e6:.3f}",
             f"{row.macs / 1e9:.3f}",
             f"{row.kernel_macs / 1e9:.3f}",
-            f"{row.document_gflops:.3f}",
+            f"{row.vendor_gflops:.3f}",
             "-" if row.top1 is None else f"{row.top1:.2f}",
             row.sha256_prefix or "-",
         )
@@ -49,7 +49,7 @@ def show_export(result: ExportResult, console: Console) -> None:
         ("input", f"(B, 3, H, W) float32, counted at {result.size}x{result.size}; {result.classes} classes"),
         ("parameters", f"{result.params:,}"),
         ("MACs", f"{result.macs / 1e9:.3f} G (kernels alone {result.kernel_macs / 1e9:.3f} G)"),
-        ("doc flops(G)", f"{result.document_gflops:.3f}"),
+        ("doc flops(G)", f"{result.vendor_gflops:.3f}"),
         ("largest difference", f"{result.max_relative_difference:.1e} relative to torch, {len(result.checks)} checks"),
         ("sha256", result.sha256),
     ]

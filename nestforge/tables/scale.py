@@ -10,7 +10,7 @@ from rich.markup import escape
 from nestforge.tables.layout import format_latency, format_rate, make_pairs_table
 
 if TYPE_CHECKING:
-    from nestforge.scale.loadgen import LoadGenResult
+    from nestforge.measure.loadgen import LoadGenResult
     from nestforge.scale.run import SourceResult
 
 SHOWN = 20

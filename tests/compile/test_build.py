@@ -11,9 +11,9 @@ import numpy as np
 import onnx
 import pytest
 
-from nestforge.compile.artifact import inspect, open_artifact
-from nestforge.compile.build import build
-from nestforge.compile.plan import choose_left_out
+from nestforge.artifact.artifact import inspect, open_artifact
+from nestforge.builder import build
+from nestforge.compile.plan import choose_disabled_passes
 from nestforge.config import parse_config, read_config
 from nestforge.engines import get_engine
 from nestforge.engines.base import Settings
@@ -26,17 +26,17 @@ Config = dict[str, Any]
 def build_with(config: Config, output: Path, **changes: Any) -> dict[str, Any]:
     """Build and return the manifest."""
     build(parse_config({**config, "output": str(output), **changes}, source="test"))
-    return inspect(output)
+    return inspect(output).model_dump(mode="json")
 
 
 def test_int8_artifact(artifacts: dict[str, Path]) -> None:
-    manifest = inspect(artifacts["int8"])
+    manifest = inspect(artifacts["int8"]).model_dump(mode="json")
     assert sorted(path.name for path in artifacts["int8"].iterdir()) == ["labels.txt", "manifest.json", "model.onnx"]
     assert manifest["kernels"]["Convolution"].keys() <= {"u8", "i8"}
     assert manifest["warnings"] == []
     assert manifest["parity"]["cosine"] > 0.98
     assert manifest["parity"]["data"] == "calibration"
-    assert manifest["quantization"]["weighted_layers"] == 28 + 2 * manifest["rewrites"].get("split_radix", 0)
+    assert manifest["quantization"]["weighted_layers"] == 28 + 2 * manifest["passes"].get("split_radix", 0)
     assert manifest["quantization"]["saturation_avoided"] is not read_machine().has_int8_dot_product
     assert len(manifest["inputs"]) == 20 + 1  # the images and the labels
     assert all(len(record["sha256"]) == 64 for record in manifest["inputs"].values())
@@ -46,7 +46,7 @@ def test_int8_artifact(artifacts: dict[str, Path]) -> None:
 
 
 def test_fp32_artifact_equals_its_source(artifacts: dict[str, Path]) -> None:
-    parity = inspect(artifacts["fp32"])["parity"]
+    parity = inspect(artifacts["fp32"]).model_dump(mode="json")["parity"]
     assert parity["top1_agreement"] == 1
     assert parity["cosine"] > 1 - 1e-9
     assert parity["max_abs"] < 1e-3
@@ -54,7 +54,7 @@ def test_fp32_artifact_equals_its_source(artifacts: dict[str, Path]) -> None:
 
 def test_same_build_same_bytes(slim_config: Config, artifacts: dict[str, Path], tmp_path: Path) -> None:
     again = build_with(slim_config, tmp_path / "again")
-    first = inspect(artifacts["int8"])
+    first = inspect(artifacts["int8"]).model_dump(mode="json")
     assert again["outputs"] == first["outputs"]
     assert again["inputs"] == first["inputs"]
 
@@ -80,7 +80,7 @@ def test_every_key_changes_the_model(
     section, _, leaf = key.partition(".")
     changed = {section: {**slim_config.get(section, {}), leaf: value} if leaf else value}
     manifest = build_with(slim_config, tmp_path / "changed", **changed)
-    base = inspect(artifacts["int8"])
+    base = inspect(artifacts["int8"]).model_dump(mode="json")
     assert manifest["outputs"]["model.onnx"]["sha256"] != base["outputs"]["model.onnx"]["sha256"]
 
 
@@ -245,7 +245,7 @@ def test_existing_output(slim_config: Config, tmp_path: Path) -> None:
         build_with(slim_config, out)
     config = parse_config({**slim_config, "output": str(out)}, source="test")
     build(config, overwrite=True)
-    assert inspect(out)["config"]["dtype"] == "int8"
+    assert inspect(out).model_dump(mode="json")["config"]["dtype"] == "int8"
     precious = tmp_path / "precious"
     precious.mkdir()
     (precious / "thesis.txt").write_text("years of work")
@@ -330,7 +330,7 @@ def test_interrupted_replacement_keeps_the_old_artifact(
     config = parse_config({**slim_config, "output": str(out)}, source="test")
     with pytest.raises(KeyboardInterrupt):
         build(config, overwrite=True)
-    assert inspect(out)["config"]["dtype"] == "fp32"
+    assert inspect(out).model_dump(mode="json")["config"]["dtype"] == "fp32"
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
@@ -373,11 +373,11 @@ def test_rewritings_are_chosen_where_they_pay(slim_config: Config) -> None:
         ("fp32", {"fold_pads": True}, False),
         ("int8", {"fold_pads": False}, True),
     ):
-        config = parse_config({**slim_config, "dtype": dtype, "rewrites": changed, "output": "unused"}, source="test")
-        left_out = choose_left_out(config)
-        assert ("fold_pads" in left_out) == expected
-        assert "split_radix" not in left_out
+        config = parse_config({**slim_config, "dtype": dtype, "passes": changed, "output": "unused"}, source="test")
+        disabled_passes = choose_disabled_passes(config)
+        assert ("fold_pads" in disabled_passes) == expected
+        assert "split_radix" not in disabled_passes
     config = parse_config({**slim_config, "engine": "onnxruntime", "output": "unused"}, source="test")
-    assert "split_radix" in choose_left_out(config)
+    assert "split_radix" in choose_disabled_passes(config)
     with pytest.raises(ConfigError, match=r"rewrites\.fold_pads: Input should be 'auto', True or False"):
-        parse_config({**slim_config, "rewrites": {"fold_pads": "maybe"}, "output": "unused"}, source="test")
+        parse_config({**slim_config, "passes": {"fold_pads": "maybe"}, "output": "unused"}, source="test")

@@ -12,8 +12,8 @@ import pytest
 from onnx_ir.passes.common import LiftConstantsToInitializersPass
 from rich.console import Console
 
-from nestforge.compile.artifact import inspect
-from nestforge.compile.build import build
+from nestforge.artifact.artifact import inspect
+from nestforge.builder import build
 from nestforge.compile.constants import add_initializer, fold_constants
 from nestforge.compile.onnxfile import (
     count_graph_macs,

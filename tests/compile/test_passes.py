@@ -12,7 +12,7 @@ import onnxruntime
 import pytest
 
 from nestforge.compile.onnxfile import read_onnx, serialize
-from nestforge.compile.passes import PASSES, rewrite_graph
+from nestforge.compile.passes import PASSES, apply_passes
 from nestforge.compile.passes.split_radix import find_origin
 from nestforge.data.imagefolder import choose_balanced, list_images
 from nestforge.data.preprocess import Preprocess, Resize, load_image
@@ -39,10 +39,10 @@ def count(model: ir.Model, op_type: str) -> int:
 def check_rewritten(path: Path, net: Net, radix: int) -> None:
     """Every radix view or split of activations goes; the answer stays, at another batch than the traced one too."""
     model = read_onnx(path)
-    rewrites = rewrite_graph(model)
+    passes = apply_passes(model)
     rewritten = serialize(model)
     onnx.checker.check_model(onnx.load_from_string(rewritten), full_check=True)
-    assert rewrites.get("split_radix", 0) == (radix > 1)
+    assert passes.get("split_radix", 0) == (radix > 1)
     assert radix == 1 or count(model, "ReduceSum") == 0
     assert count(model, "Split") == (radix > 1)  # the attention's
     for batch in (2, 3):
@@ -82,8 +82,8 @@ def test_exact_on_whole_networks(name: str) -> None:
     model = build_graph(variant, make_seeded_weights(variant, 0))
     images = np.random.default_rng(0).standard_normal((2, 3, 64, 64), np.float32)
     expected = run(serialize(model), images)
-    rewrites = rewrite_graph(model)
-    assert rewrites["split_radix"] == sum(variant.depths)
+    passes = apply_passes(model)
+    assert passes["split_radix"] == sum(variant.depths)
     assert count(model, "BatchNormalization") == 0
     assert np.abs(run(serialize(model), images) - expected).max() < 1e-5 * np.abs(expected).max()
 
@@ -100,7 +100,7 @@ def test_exact_on_a_trained_network(shared: Path, tmp_path: Path) -> None:
     checkpoint = shared / "checkpoints" / "resnest14_tiny_imagenet.pth"
     model = build_graph(variant, read_checkpoint(checkpoint, variant))
     expected = run(serialize(model), images)
-    assert rewrite_graph(model)["split_radix"] == 4
+    assert apply_passes(model)["split_radix"] == 4
     assert np.abs(run(serialize(model), images) - expected).max() < 1e-5 * np.abs(expected).max()
 
 
@@ -135,7 +135,7 @@ def test_nothing_changes_where_there_is_no_place(body: str) -> None:
     proto.graph.output[0].type.tensor_type.ClearField("shape")
     model = ir.from_proto(proto)
     before = [(node.name, node.op_type) for node in model.graph]
-    assert rewrite_graph(model) == {}
+    assert apply_passes(model) == {}
     assert [(node.name, node.op_type) for node in model.graph] == before
 
 
@@ -155,7 +155,7 @@ def test_pads_are_the_convolution_s() -> None:
     model = make_padded()
     images = np.random.default_rng(1).standard_normal((2, 3, 8, 8)).astype(np.float32)
     expected = run(serialize(model), images)
-    assert rewrite_graph(model) == {"fold_pads": 1}
+    assert apply_passes(model) == {"fold_pads": 1}
     assert [node.op_type for node in model.graph] == ["Conv"]
     onnx.checker.check_model(ir.to_proto(model), full_check=True)
     assert np.abs(run(serialize(model), images) - expected).max() <= 1e-6 * np.abs(expected).max()
@@ -174,22 +174,22 @@ OTHER_PADS = {
 @pytest.mark.parametrize("case", OTHER_PADS.values(), ids=OTHER_PADS)
 def test_other_pads_stay(case: dict[str, str]) -> None:
     model = make_padded(**case)
-    assert rewrite_graph(model) == {}
+    assert apply_passes(model) == {}
     assert count(model, "Pad") == 1
 
 
 def test_passes_can_be_left_out(slim_onnx: Path) -> None:
     model = read_onnx(slim_onnx)
-    assert rewrite_graph(model, without=frozenset(step.name for step in PASSES)) == {}
-    assert set(rewrite_graph(model, without=frozenset({"split_radix"}))) == {"fold_batch_norm"}
-    assert rewrite_graph(model)["split_radix"] == 4
-    assert rewrite_graph(model) == {}  # a second time there is nothing left
+    assert apply_passes(model, without=frozenset(step.name for step in PASSES)) == {}
+    assert set(apply_passes(model, without=frozenset({"split_radix"}))) == {"fold_batch_norm"}
+    assert apply_passes(model)["split_radix"] == 4
+    assert apply_passes(model) == {}  # a second time there is nothing left
 
 
 def test_parts_know_where_they_come_from(slim_onnx: Path) -> None:
     model = read_onnx(slim_onnx)
     names = {str(node.name) for node in model.graph if node.op_type == "Conv"}
-    rewrite_graph(model)
+    apply_passes(model)
     parts = {str(node.name) for node in model.graph if node.op_type == "Conv"}
     assert len(parts) > len(names)
     assert {find_origin(name) for name in parts} == names

@@ -38,7 +38,7 @@ def read_image(path: Path) -> None:
 
 
 def read_npz(path: Path) -> None:
-    from nestforge.vendor.npz import read_image_npz
+    from nestforge.vacc.npz import read_image_npz
 
     read_image_npz(path)
 
@@ -59,13 +59,13 @@ def read_yaml(path: Path) -> None:
 
 
 def read_vamc(path: Path) -> None:
-    from nestforge.vendor.vamc import plan_build, read_vamc
+    from nestforge.vacc.vamc import plan_build, read_vamc
 
     plan_build(read_vamc(path), has_bf16=False)
 
 
 def read_vdsp(path: Path) -> None:
-    from nestforge.vendor.vdsp import read_vdsp
+    from nestforge.vacc.vdsp import read_vdsp
 
     read_vdsp(path)
 
@@ -77,7 +77,7 @@ def read_labels(path: Path) -> None:
 
 
 def read_list(path: Path) -> None:
-    from nestforge.vendor.npz import read_datalist
+    from nestforge.vacc.npz import read_datalist
 
     read_datalist(path)
 
@@ -91,7 +91,7 @@ def read_checkpoint(path: Path) -> None:
 
 def use_artifact(path: Path) -> None:
     """Insist, too: without verification there is an answer or a plain error, and nothing else."""
-    from nestforge.measure.predict import predict
+    from nestforge.scale.predict import predict
 
     image = path.parent / "good.jpg"
     try:

@@ -69,7 +69,7 @@ def run(program: str, *arguments: object, code: int) -> subprocess.CompletedProc
 
 
 NESTFORGE = "from nestforge.cli import main; main()"
-IMAGE2NPZ = "from nestforge.vendor.commands import image2npz; image2npz()"
+IMAGE2NPZ = "from nestforge.vacc.commands import image2npz; image2npz()"
 
 
 def test_evaluate_counts_the_good_ones(root: Path, folder: Path, rows: list[dict[str, Any]]) -> None:

@@ -13,17 +13,17 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from nestforge.compile.artifact import Artifact, open_artifact
-from nestforge.compile.build import build
+from nestforge.artifact.artifact import Artifact, open_artifact
+from nestforge.builder import build
 from nestforge.config import parse_config
 from nestforge.data.imagefolder import list_images
 from nestforge.data.loader import Unreadable
 from nestforge.data.preprocess import make_reference_preprocess, normalize_images, read_image
 from nestforge.engines.base import Images, Kernel, Logits, Session
 from nestforge.errors import ArtifactError, ConfigError, DataError, EngineError
-from nestforge.measure.classify import Answer, classify_in_session
+from nestforge.inference.pipeline import Answer, classify_in_session
 from nestforge.measure.evaluate import evaluate
-from nestforge.measure.predict import predict
+from nestforge.scale.predict import predict
 from tests.conftest import CLASSES
 
 module = importlib.import_module("nestforge.measure.evaluate")
@@ -58,7 +58,7 @@ def test_counts_equal_an_independent_count(artifacts: dict[str, Path], dataset: 
 def test_paired(artifacts: dict[str, Path], dataset: Path) -> None:
     same = evaluate(artifacts["fp32"], dataset, vs=artifacts["fp32"]).vs
     assert same is not None
-    assert (same.lost, same.gained, same.answers_changed, same.mcnemar_p, same.difference) == (0, 0, 0, 1, 0)
+    assert (same.lost, same.gained, same.changed_predictions, same.mcnemar_p, same.difference) == (0, 0, 0, 1, 0)
     result = evaluate(artifacts["int8"], dataset, vs=artifacts["fp32"])
     assert result.vs is not None
     assert result.vs.difference == pytest.approx((result.top1.correct - result.vs.top1.correct) / 40)
@@ -180,17 +180,17 @@ def test_another_artifact_or_a_changed_image_starts_again(
     opened = {name: open_artifact(folder) for name, folder in artifacts.items()}
     paths = list_images(data).paths
 
-    def identify(name: str = "fp32") -> dict[str, Any]:
-        return module._identify_work(opened[name], paths)
+    def fingerprint(name: str = "fp32") -> dict[str, Any]:
+        return module._fingerprint_work(opened[name], paths)
 
-    first = identify()
-    assert identify() == first
-    assert identify("int8") != first
+    first = fingerprint()
+    assert fingerprint() == first
+    assert fingerprint("int8") != first
     paths[5].chmod(0o600)
-    second = identify()
+    second = fingerprint()
     assert second != first
     paths = paths[:-1]
-    assert identify() != second
+    assert fingerprint() != second
 
 
 def test_an_engine_that_fails_once_is_asked_again(artifacts: dict[str, Path], dataset: Path) -> None:

@@ -13,8 +13,8 @@ from nestforge.data.imagefolder import Label
 from nestforge.errors import NestForgeError
 from nestforge.files import write_json
 from nestforge.measure.evaluate import evaluate, evaluate_all
-from nestforge.measure.paired import Answers, count_classes, pair_answers, rank_classes, write_changes
-from nestforge.measure.predict import predict
+from nestforge.measure.paired import Answers, count_classes, pair_predictions, rank_classes, write_changes
+from nestforge.scale.predict import predict
 from tests.conftest import CLASSES
 
 LABELS = [Label(name) for name in ("a", "b", "c")]
@@ -37,8 +37,8 @@ PATHS = [Path(f"{place}.png") for place in range(5)]
 
 
 def test_changed_by_hand() -> None:
-    paired = pair_answers(Path("x"), OURS, THEIRS, paths=PATHS, truth=TRUTH, labels=LABELS)
-    assert (paired.lost, paired.gained, paired.answers_changed) == (1, 1, 3)
+    paired = pair_predictions(Path("x"), OURS, THEIRS, paths=PATHS, truth=TRUTH, labels=LABELS)
+    assert (paired.lost, paired.gained, paired.changed_predictions) == (1, 1, 3)
     assert paired.difference == 0
     kinds = {row.image.name: (row.kind, row.truth_label, row.ours.label, row.theirs.label) for row in paired.changed}
     assert kinds == {
@@ -80,7 +80,7 @@ def test_changed_answers_are_those_of_predict(artifacts: dict[str, Path], datase
     assert {key: row[:2] for key, row in found.items()} == {key: row[:2] for key, row in expected.items()}
     for key, row in found.items():
         assert row[2] == pytest.approx(expected[key][2], abs=1e-3)
-    assert result.vs.answers_changed == len(expected)
+    assert result.vs.changed_predictions == len(expected)
     assert sum(row.changed or 0 for row in result.classes) == len(expected)
     assert [row.label for row in result.classes] == list(CLASSES)
     assert sum(row.correct for row in result.classes) == result.top1.correct
@@ -93,7 +93,7 @@ def test_evaluate_all_equals_one_at_a_time(artifacts: dict[str, Path], dataset: 
 
 def test_csv_and_json(tmp_path: Path) -> None:
     paths = [Path(f'{place} "x", é\udcff.png') for place in range(5)]
-    paired = pair_answers(Path("x"), OURS, THEIRS, paths=paths, truth=TRUTH, labels=LABELS)
+    paired = pair_predictions(Path("x"), OURS, THEIRS, paths=paths, truth=TRUTH, labels=LABELS)
     write_changes(paired.changed, tmp_path / "changes.csv")
     with (tmp_path / "changes.csv").open(encoding="utf-8", errors="surrogateescape", newline="") as file:
         rows = list(csv.DictReader(file))

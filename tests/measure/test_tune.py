@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 
 import nestforge
-from nestforge.compile import artifact as artifact_module
-from nestforge.compile.artifact import TunedArrangement, TuningRecord, open_artifact, update_manifest
+from nestforge.artifact import artifact as artifact_module
+from nestforge.artifact.artifact import open_artifact, update_manifest
+from nestforge.artifact.manifest import TunedArrangement, TuningRecord
 from nestforge.engines.machine import Machine, count_available_cores, read_machine
 from nestforge.errors import ConfigError
-from nestforge.measure.classify import choose_arrangement
-from nestforge.vendor.vamp import choose_settings
+from nestforge.inference.pipeline import choose_arrangement
+from nestforge.vacc.vamp import choose_settings
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import torch
 
 from nestforge.networks.catalog import models
 from nestforge.networks.layers import (
-    convert_macs_to_document_gflops,
+    convert_macs_to_vendor_gflops,
     count_macs,
     count_parameters,
     expected_shapes,
@@ -31,7 +31,7 @@ def test_document_figures_to_the_last_digit(name: str) -> None:
     params, flops = DOCUMENT[name]
     variant = get_variant(name)
     assert count_parameters(variant) == params
-    assert f"{convert_macs_to_document_gflops(count_macs(variant)):.3f}" == flops
+    assert f"{convert_macs_to_vendor_gflops(count_macs(variant)):.3f}" == flops
 
 
 def list_official_shapes(name: str) -> dict[str, tuple[int, ...]]:
@@ -129,7 +129,7 @@ def test_models_lists_every_variant_with_computed_columns() -> None:
     assert {"resnest14", "resnest26", "resnest50", "resnest101", "resnest200", "resnest269"} < set(rows)
     assert sum(name.startswith("resnest50_fast_") for name in rows) == 7
     row = rows["resnest50"]
-    assert (row.size, row.params, row.document_gflops) == (224, 27_483_240, 12.065)
+    assert (row.size, row.params, row.vendor_gflops) == (224, 27_483_240, 12.065)
     assert row.weights_url is not None
     assert row.weights_url.endswith("/resnest50-528c19ca.pth")
     assert row.kernel_macs < row.macs

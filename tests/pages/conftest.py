@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nestforge.compile.build import build
+from nestforge.builder import build
 from nestforge.config import parse_config
 from nestforge.pages.report import Report, report
 
@@ -76,8 +76,8 @@ def make_sensitivity(artifact: Path) -> dict[str, object]:
             "time_share": None,
             "alone_sqnr_db": 30.0 + index,
             "alone_flips": index % 3,
-            "spared_sqnr_db": 25.0 - index / 50,
-            "spared_flips": 2,
+            "kept_in_float_sqnr_db": 25.0 - index / 50,
+            "kept_in_float_flips": 2,
             "range_low": -1.0,
             "range_high": 2.0,
             "clipped_share": 1e-5,

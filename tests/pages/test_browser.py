@@ -38,7 +38,9 @@ def opened(request: pytest.FixtureRequest, browser: Browser, written: Written) -
     page.on("console", lambda message: log.append(f"console: {message.text}"))
     page.on("pageerror", lambda error: log.append(f"error: {error}"))
     page.on("dialog", lambda dialog: (log.append(f"dialog: {dialog.message}"), dialog.dismiss()))
-    page.on("request", lambda asked: None if asked.url.startswith("data:") else log.append(f"request: {asked.url}"))
+    page.on(
+        "request", lambda request: None if request.url.startswith("data:") else log.append(f"request: {request.url}")
+    )
     page.goto(written.result.page.as_uri())
     yield page, log
     page.close()

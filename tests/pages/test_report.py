@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nestforge.compile.artifact import open_artifact
+from nestforge.accuracy.sensitivity import LayerSensitivity, Sensitivity
+from nestforge.artifact.artifact import open_artifact
 from nestforge.data.preprocess import read_image
 from nestforge.errors import ArtifactError, ConfigError, DataError, NestForgeError
-from nestforge.explain.sensitivity import LayerSensitivity, Sensitivity
 from nestforge.files import write_json
 from nestforge.measure.evaluate import evaluate
 from nestforge.pages.gallery import encode_image
@@ -116,7 +116,9 @@ def test_figures_are_those_of_evaluate(page: Page, written: Written) -> None:
     vs = result.vs
     assert vs is not None
     assert f"{result.top1.rate:.2%}" in page.text
-    assert f"{vs.answers_changed} of {result.images} answers differ: {vs.lost} lost, {vs.gained} gained" in page.text
+    assert (
+        f"{vs.changed_predictions} of {result.images} answers differ: {vs.lost} lost, {vs.gained} gained" in page.text
+    )
     assert f"{100 * abs(vs.difference):.2f}" in page.text
     for speed in written.result.speeds:
         assert [row.batch for row in speed.batches] == [1, 2]
@@ -146,8 +148,8 @@ def test_sensitivity_reads_what_its_dataclass_writes(tmp_path: Path) -> None:
         time_share=None,
         alone_sqnr_db=20.0,
         alone_flips=0,
-        spared_sqnr_db=30.0,
-        spared_flips=0,
+        kept_in_float_sqnr_db=30.0,
+        kept_in_float_flips=0,
         range_low=-1.0,
         range_high=1.0,
         clipped_share=0.0,

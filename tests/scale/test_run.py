@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
+from nestforge.data.parts import EncodedImage
 from nestforge.data.preprocess import ImageFile, make_reference_preprocess, read_image
+from nestforge.data.sources import is_plain_folder, open_source
 from nestforge.errors import ConfigError, DataError, NestForgeError
 from nestforge.measure.evaluate import evaluate
-from nestforge.measure.predict import predict
-from nestforge.scale.parts import EncodedImage
-from nestforge.scale.sources import is_plain_folder, open_source
+from nestforge.scale.predict import predict
 from tests.conftest import CLASSES
 from tests.scale.conftest import list_files, write_tar
 from tests.test_cli import run

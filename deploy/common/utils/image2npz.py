@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """Images -> npz files and their list: --dataset_path, --target_path, --text_path."""
 
-from nestforge.vendor.commands import image2npz
+from nestforge.vacc.commands import image2npz
 
 image2npz()

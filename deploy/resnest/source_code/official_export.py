@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """Official ResNeSt checkpoint -> ONNX: --model_name, --size, --save_dir, --weights, --seed."""
 
-from nestforge.vendor.commands import official_export
+from nestforge.vacc.commands import official_export
 
 official_export()

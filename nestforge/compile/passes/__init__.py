@@ -32,7 +32,7 @@ PASSES = (
 )
 
 
-def rewrite_graph(model: ir.Model, *, without: frozenset[str] = frozenset()) -> dict[str, int]:
+def apply_passes(model: ir.Model, *, without: frozenset[str] = frozenset()) -> dict[str, int]:
     """Apply every pass but those named, in place; return the number of places by name, where there were any."""
     counts = {step.name: step.rewrite(model) for step in PASSES if step.name not in without}
     return {name: count for name, count in counts.items() if count}

@@ -1,0 +1,149 @@
+"""Where many images lie: folders, tar shards (WebDataset layout) and Parquet, here or at any URL that fsspec knows.
+
+A source is cut into parts. A part is a small description that can be sent to another machine, and that reads as the
+same samples in the same order wherever and however often it is read; so an image is known by (part, position).
+"""
+
+from __future__ import annotations
+
+import glob
+import posixpath
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from nestforge.data.imagefolder import SUFFIXES, list_images
+from nestforge.data.parts import FolderPart, ParquetPart, Part, TarPart, choose_columns, open_parquet
+from nestforge.data.storage import ask_filesystem, is_remote
+from nestforge.errors import DataError
+
+MAX_PART_FILES = 256
+MIN_PART_FILES = 8  # a batch
+PARTS = 64  # of a folder, where these bounds allow it: enough for several workers to finish together
+SHARDS = {".tar": "tar", ".parquet": "parquet"}
+Kind = Literal["folder", "tar", "parquet"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """A data set as parts; `images` is known beforehand except for tar shards."""
+
+    url: str
+    kind: Kind
+    parts: tuple[Part, ...]
+    images: int | None
+
+
+def open_source(source: str | Path) -> Source:
+    """List what `source` names: a folder, a shard, a pattern of shards, or a folder of shards.
+
+    A folder of images has one subfolder a class, as `list_images` takes it. Shards are ``*.tar`` or ``*.parquet``.
+
+    Raises:
+        DataError: nothing there, or nothing of a kind that can be read.
+        NestForgeError: the file system's package is not installed, or it refuses.
+    """
+    url = str(source)
+    shards = _list_shards(url)
+    if not shards:
+        return _list_folder(url)
+    kinds = {SHARDS[posixpath.splitext(shard)[1]] for shard in shards}
+    if len(kinds) > 1:
+        raise DataError(f"{url} has tar and Parquet shards; name those to take, as in {url.rstrip('/')}/*.tar")
+    if kinds == {"tar"}:
+        return Source(url=url, kind="tar", parts=tuple(TarPart(url=shard) for shard in shards), images=None)
+    groups = [part for shard in shards for part in _list_row_groups(shard)]
+    images = sum(part.rows for part in groups)
+    if not images:
+        raise DataError(f"{url} has no rows")
+    return Source(url=url, kind="parquet", parts=tuple(groups), images=images)
+
+
+def is_plain_folder(source: str | Path) -> bool:
+    """Tell whether `source` can only be a folder of images on this machine: what needs no extra package."""
+    return not is_remote(str(source)) and not _list_shards(str(source))
+
+
+def list_local_files(source: Source) -> list[Path]:
+    """Return the image files of a folder on this machine; of other sources none."""
+    parts = [part for part in source.parts if isinstance(part, FolderPart)]
+    return [Path(url) for part in parts for _, _, url in part.files if not is_remote(url)]
+
+
+def _list_shards(url: str) -> list[str]:
+    """Return the shards that `url` names, sorted; none where it is a folder of images."""
+    if is_remote(url):
+        found: list[str] = ask_filesystem(url, _list_remote_shards)
+        return found
+    path = Path(url)
+    if path.is_dir():
+        inside = [entry for entry in path.iterdir() if not entry.name.startswith(".")]
+        if any(entry.is_dir() or entry.suffix.lower() in SUFFIXES for entry in inside):
+            return []  # a shard that strayed into a folder of images
+        return _choose_shards(str(entry.absolute()) for entry in inside)
+    if glob.has_magic(path.name) and not path.exists():
+        shards = _choose_shards(str(match.absolute()) for match in path.parent.glob(path.name))
+        if not shards:
+            raise DataError(f"no .tar or .parquet file matches {url}")
+        return shards
+    if path.suffix in SHARDS and not path.exists():
+        raise DataError(f"no shard {url}")
+    return _choose_shards([str(path.absolute())])
+
+
+def _list_remote_shards(system: Any, path: str) -> list[str]:
+    if glob.has_magic(path):
+        found = _choose_shards(map(system.unstrip_protocol, system.glob(path)))
+        if not found:
+            raise DataError(f"no .tar or .parquet file matches {system.unstrip_protocol(path)}")
+        return found
+    if not system.exists(path):
+        raise DataError(f"there is nothing at {system.unstrip_protocol(path)}")
+    if system.isfile(path):
+        return _choose_shards([system.unstrip_protocol(path)])
+    files = [row["name"] for row in system.ls(path, detail=True) if row["type"] == "file"]
+    return _choose_shards(map(system.unstrip_protocol, files))
+
+
+def _choose_shards(urls: Iterable[str]) -> list[str]:
+    return sorted(url for url in urls if posixpath.splitext(url)[1] in SHARDS)
+
+
+def _list_folder(url: str) -> Source:
+    """Return the images of a folder, the same and in the same order as `list_images`."""
+    if is_remote(url):
+        rows = ask_filesystem(url, _list_remote_images)
+    else:
+        folder = list_images(Path(url))
+        rows = [
+            (name, str(path.relative_to(folder.root)), str(path.absolute()))
+            for name, path in zip(folder.folders, folder.paths, strict=True)
+        ]
+    if not rows:
+        raise DataError(f"no images in {url} or its subfolders, and no .tar or .parquet shards")
+    count = len(rows)
+    size = min(MAX_PART_FILES, max(MIN_PART_FILES, count // PARTS // MIN_PART_FILES * MIN_PART_FILES))
+    parts = tuple(FolderPart(files=tuple(rows[begin : begin + size])) for begin in range(0, count, size))
+    return Source(url=url, kind="folder", parts=parts, images=count)
+
+
+def _list_remote_images(system: Any, root: str) -> list[tuple[str, str, str]]:
+    rows = []
+    for path in system.find(root, maxdepth=2):
+        key = posixpath.relpath(path, root)
+        folder, name = posixpath.split(key)
+        if posixpath.splitext(name)[1].lower() in SUFFIXES and not name.startswith("."):
+            rows.append((folder, key, system.unstrip_protocol(path)))
+    return sorted(rows, key=lambda row: (row[0], posixpath.basename(row[1])))
+
+
+def _list_row_groups(url: str) -> list[ParquetPart]:
+    with open_parquet(url) as file:
+        image, label = choose_columns(url, file.schema_arrow)
+        parts, first = [], 0
+        for group in range(file.num_row_groups):
+            rows = file.metadata.row_group(group).num_rows
+            parts.append(ParquetPart(url=url, group=group, first=first, rows=rows, image=image, label=label))
+            first += rows
+    return parts
