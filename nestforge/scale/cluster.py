@@ -19,7 +19,8 @@ from nestforge.data.parts import Part
 from nestforge.data.storage import EXTRA, describe_error
 from nestforge.engines.machine import count_available_cores
 from nestforge.errors import ConfigError, DataError, NestForgeError
-from nestforge.scale.rows import ROWS
+from nestforge.scale.arrow import table_from_rows
+from nestforge.scale.rows import Row
 from nestforge.scale.worker import PartClassifier
 
 # Ray would report its use over the network. It reads both when it is imported.
@@ -52,7 +53,7 @@ class Worker:
         try:
             return self.classifier.classify(number, pickle.loads(part))  # pickled by `classify_on_ray`, nobody else
         except NestForgeError as error:  # sent as a row: Ray would turn it into a page of text
-            return pa.Table.from_pylist([{"part": number, "position": FAILED, "error": str(error)}], schema=ROWS)
+            return table_from_rows([Row(part=number, position=FAILED, key="", error=str(error))])
 
 
 @contextmanager
