@@ -14,7 +14,7 @@ from typing import Annotated, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from nestforge.data.images import AnyImage, PixelImage
@@ -172,6 +172,8 @@ def decode_image(path: AnyImage, *, exif_orientation: bool = False) -> Image.Ima
             return _prepare_decoded(image, exif_orientation=exif_orientation)
     except DataError as error:
         raise DataError(f"{path}: {str(error).removeprefix(f'{path}: ')}") from error
+    except UnidentifiedImageError as error:
+        raise DataError(f"{path}: not a readable image (unknown format)") from error
     except Exception as error:  # Pillow's decoders raise whatever the broken bytes lead them to
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(f"{path}: not a readable image ({reason})") from error

@@ -29,7 +29,7 @@ from nestforge.pages.gallery import make_cards
 from nestforge.pages.sensitivity import read_sensitivity
 from nestforge.progress import Progress, no_progress
 from nestforge.tables.builds import list_manifest_rows
-from nestforge.tables.layout import make_pairs_table
+from nestforge.tables.layout import make_pairs_table, shorten_path
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -182,6 +182,7 @@ def render_page(
         finalize=clean,
     )
     environment.filters["svg"] = Markup
+    environment.filters["shorten"] = shorten_path
     share = max(GALLERY // max(len(others), 1), 1)
     return environment.get_template("report.html.j2").render(
         version=nestforge.__version__,

@@ -29,7 +29,7 @@ MAX_MARKER_BYTES = 1 << 16
 
 @dataclass(frozen=True, kw_only=True)
 class VampRun:
-    """What a run over a list did; `skipped` results were there from an earlier run, `unreadable` npz files have none."""
+    """What a run over a list did: `skipped` results existed from an earlier run; `unreadable` npz files have none."""
 
     output: Path
     written: int
