@@ -102,7 +102,7 @@ def open_artifact(folder: StrPath, *, verify: bool = True) -> Artifact:
             f"{folder} is not a nestforge artifact: it has no {MANIFEST_FILE}; make one with 'nestforge build'"
         )
     remedy = "build the artifact again"
-    data = read_json(path, limit_bytes=MAX_MANIFEST_BYTES, kind="a manifest", remedy=remedy, error=ArtifactError)
+    data = read_json(path, limit_bytes=MAX_MANIFEST_BYTES, kind="manifest", remedy=remedy, error=ArtifactError)
     manifest = parse(Manifest, data, source=f"{path} is damaged; {remedy}", error=ArtifactError)
     if MODEL_FILE not in manifest.outputs:
         raise ArtifactError(f"{path} was changed: it lists no {MODEL_FILE}; build the artifact again")

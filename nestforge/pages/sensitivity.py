@@ -58,7 +58,7 @@ def read_sensitivity(path: Path) -> Sensitivity:
         DataError: missing, too large, or not such a report.
     """
     remedy = "give what 'nestforge sensitivity --json' wrote"
-    data = read_json(path, limit_bytes=MAX_BYTES, kind="a sensitivity report", remedy=remedy, error=DataError)
+    data = read_json(path, limit_bytes=MAX_BYTES, kind="sensitivity report", remedy=remedy, error=DataError)
     found = parse(Sensitivity, data, source=f"{path} is not a sensitivity report; {remedy}", error=DataError)
     if not found.layers or not all(map(math.isfinite, _list_numbers(found))):
         raise DataError(f"{path} has no layers, or numbers that are not finite; run 'nestforge sensitivity' again")

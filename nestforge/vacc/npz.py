@@ -17,7 +17,7 @@ from nestforge.data.loader import UnreadableImage, map_in_order
 from nestforge.data.preprocess import MAX_PIXELS, decode_image
 from nestforge.engines.machine import count_available_cores
 from nestforge.errors import DataError
-from nestforge.files import atomic_write, read_small_file, remove_leftovers
+from nestforge.files import atomic_write, read_text, remove_leftovers
 from nestforge.progress import Progress, no_progress
 
 INPUT_KEY, OUTPUT_KEY = "input_0", "output_0"
@@ -127,15 +127,8 @@ def read_datalist(path: Path) -> ImageFolder:
     Raises:
         DataError: missing, not text, empty, or a path that stands in it twice.
     """
-    try:
-        content = read_small_file(path, limit_bytes=MAX_LIST_BYTES)
-        if len(content) > MAX_LIST_BYTES:
-            raise DataError(f"{path} is over {MAX_LIST_BYTES >> 30} GiB; give a list with one npz path a line")
-        text = content.decode("utf-8")
-    except OSError as error:
-        raise DataError(f"cannot read datalist {path}: {error.strerror}; make it with image2npz.py") from error
-    except ValueError as error:
-        raise DataError(f"datalist {path} is not UTF-8 text; give one npz path a line") from error
+    remedy = "give one npz path per line, as image2npz.py writes it"
+    text = read_text(path, limit_bytes=MAX_LIST_BYTES, kind="datalist", remedy=remedy, error=DataError)
     files = [Path(line.strip()) for line in text.splitlines() if line.strip()]
     if not files:
         raise DataError(f"datalist {path} is empty; make it with image2npz.py")

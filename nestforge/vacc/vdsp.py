@@ -138,7 +138,7 @@ def read_vdsp(path: Path) -> Vdsp:
         ConfigError: missing, not JSON, an unknown key, or a geometry that is impossible in itself.
     """
     remedy = "write it as the vendor's vdsp_params"
-    data = read_json(path, limit_bytes=MAX_JSON_BYTES, kind="a vdsp_params file", remedy=remedy)
+    data = read_json(path, limit_bytes=MAX_JSON_BYTES, kind="vdsp_params file", remedy=remedy)
     return parse_vdsp(data, source=str(path))
 
 
