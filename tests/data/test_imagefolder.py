@@ -60,7 +60,7 @@ def test_labels_match_wnid_name_or_first_synonym(dataset: Path) -> None:
 
 def test_mismatch_shows_both_sides(dataset: Path) -> None:
     listed = list_images(dataset)
-    with pytest.raises(DataError, match=r"1 of 10 .*'bag' is none.*folders: bag, boot.*labels: bags, boot"):
+    with pytest.raises(DataError, match=r"1 of 10 .*'bag' is not one.*folders: bag, boot.*labels: bags, boot"):
         match_classes(listed, [Label("bags"), *(Label(name) for name in listed.classes[1:])])
 
 
@@ -68,7 +68,7 @@ def test_ambiguous_name_is_refused(tmp_path: Path) -> None:
     (tmp_path / "crane").mkdir()
     (tmp_path / "crane" / "0.png").write_bytes(b"x")
     labels = read_imagenet_labels()
-    with pytest.raises(DataError, match="names more than one label"):
+    with pytest.raises(DataError, match="matches more than one label"):
         match_classes(list_images(tmp_path), labels)
     (tmp_path / "crane").rename(tmp_path / "n03126707")
     assert match_classes(list_images(tmp_path), labels) == [517]

@@ -100,7 +100,7 @@ def test_refusals(artifacts: dict[str, Path], dataset: Path, slim_config: dict[s
         evaluate(artifacts["fp32"], tmp_path)
     (tmp_path / "sock").mkdir()
     shutil.copy(dataset / "bag" / "0.png", tmp_path / "sock")
-    with pytest.raises(DataError, match=r"folder 'sock' is none of the artifact's labels"):
+    with pytest.raises(DataError, match=r"folder 'sock' is not one of the labels"):
         evaluate(artifacts["fp32"], tmp_path)
     unlabelled = {key: value for key, value in slim_config.items() if key != "labels"}
     output = tmp_path / "unlabelled"

@@ -93,7 +93,7 @@ def test_odd_shards(artifacts: dict[str, Path], dataset: Path, tmp_path: Path) -
     write_tar(tmp_path / "b.tar", {"1.png": image, "1.cls": b"10", "x/1.png": image, "2.png": image})
     result = evaluate(artifacts["fp32"], tmp_path)
     assert get_counts(result)[:2] == (1, 4)
-    assert "no file called" in result.unreadable_images[0].reason
+    assert "no image file" in result.unreadable_images[0].reason
     assert "class 10 is outside the artifact's 10 classes" in result.unreadable_images[1].reason
     assert "class 'x' is none of the artifact's labels" in result.unreadable_images[2].reason
     assert "has no class" in result.unreadable_images[3].reason
@@ -117,10 +117,10 @@ def test_refusals_leave_nothing(artifacts: dict[str, Path], dataset: Path, shard
     write_tar(bad / "unlabelled.tar", {"1.png": image})
     cases = {
         "cut.tar": "damaged after 7 samples",
-        "endless.tar": "damaged after 13 samples .it ends without",
+        "endless.tar": "damaged after 13 samples .its end is missing",
         "empty.tar": "damaged after 0 samples",
         "text.parquet": "cannot read",
-        "words.parquet": "no column of image bytes",
+        "words.parquet": "no column with image bytes",
         "none.parquet": "has no rows",
         "unlabelled.parquet": "has no class",
         "unlabelled.tar": "has no class",
@@ -131,7 +131,7 @@ def test_refusals_leave_nothing(artifacts: dict[str, Path], dataset: Path, shard
     for name, message in cases.items():
         with pytest.raises(DataError, match=message):
             evaluate(artifacts["fp32"], bad / name, output=output)
-    for url, message in (("memory://nowhere", "nothing at"), ("nothing://x", "cannot use")):
+    for url, message in (("memory://nowhere", "nothing found at"), ("nothing://x", "cannot use")):
         with pytest.raises(NestForgeError, match=message):
             evaluate(artifacts["fp32"], url, output=output)
     with pytest.raises(ConfigError, match="workers are Ray's"):

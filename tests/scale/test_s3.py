@@ -58,5 +58,5 @@ def test_counts_equal_the_folder_s(
 
 def test_what_is_not_there(artifacts: dict[str, Path], bucket: str) -> None:
     for url in (f"{bucket}/nothing", "s3://nobody/nothing"):
-        with pytest.raises(NestForgeError, match=r"nothing at|cannot use"):
+        with pytest.raises(NestForgeError, match=r"nothing found at|cannot use"):
             evaluate(artifacts["fp32"], url)
