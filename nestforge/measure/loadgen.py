@@ -21,7 +21,7 @@ from nestforge.data.imagefolder import list_images, match_classes
 from nestforge.engines.machine import count_available_cores
 from nestforge.errors import ConfigError, DataError, EngineError, NestForgeError
 from nestforge.files import StrPath
-from nestforge.measure.benchmark import Latency
+from nestforge.measure.interleave import Latency
 from nestforge.measure.statistics import Rate, compute_rate
 from nestforge.progress import Progress, no_progress
 

@@ -14,7 +14,7 @@ from nestforge.engines import get_engine
 from nestforge.engines.machine import count_available_cores, read_machine
 from nestforge.errors import ConfigError
 from nestforge.files import StrPath
-from nestforge.measure.benchmark import Run, run_interleaved
+from nestforge.measure.interleave import Run, run_interleaved
 from nestforge.progress import Progress, no_progress
 
 BATCHES = (1, 2, 4, 8, 16)
@@ -83,7 +83,7 @@ def tune(artifact: StrPath, *, budget_seconds: float = 60.0, progress: Progress 
 def _race(
     artifact: Artifact, candidates: Sequence[tuple[int, int, int]], seconds: float, title: str, progress: Progress
 ) -> list[TunedArrangement]:
-    """Measure (batch, streams, threads) in turns, `seconds` in all."""
+    """Measure (batch, streams, threads) interleaved, `seconds` in all."""
     with progress("opening", None):
         runs = [
             Run(artifact.open_session(batch=batch, streams=streams, threads=threads))

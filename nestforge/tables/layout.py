@@ -11,7 +11,7 @@ from rich.table import Table
 from nestforge.commandline import make_printable
 
 if TYPE_CHECKING:
-    from nestforge.measure.benchmark import Latency
+    from nestforge.measure.interleave import Latency
     from nestforge.measure.statistics import Rate
 
 
