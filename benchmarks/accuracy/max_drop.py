@@ -17,10 +17,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from documents import make_table, replace_blocks
-from halves import link_halves
-
 import nestforge
+from benchmarks.common.documents import make_table, replace_blocks
+from benchmarks.common.splits import link_halves
 from nestforge.artifact.artifact import open_artifact
 from nestforge.commandline import run_command
 from nestforge.config import BuildConfig, parse_config, read_config
@@ -30,7 +29,7 @@ from nestforge.errors import DataError
 from nestforge.files import write_json
 from nestforge.progress import show_bars
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 RACE_SECONDS = 30.0
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from documents import make_table, replace_blocks
+
+from benchmarks.common.documents import make_table, replace_blocks
 
 Row = dict[str, Any]
 

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from documents import make_table, replace_blocks
 
+from benchmarks.common.documents import make_table, replace_blocks
 from nestforge.measure.statistics import compute_ratio_interval
 from nestforge.pages.svg import Bar, Line, draw_bars, draw_lines, write_svg
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 OURS = "nestforge, int8"
 REFERENCES = {OURS: "ours, times as fast", "nestforge, int8, float_dtype bf16": "ours with float_dtype bf16"}
 WIDTH = 720

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SECONDS_EACH, MEMORY_MIB = 10, 2048
 VARIANT = "resnest14_slim"
 _EXECUTED = re.compile(r"stat::number_of_executed_units:\s+(\d+)")

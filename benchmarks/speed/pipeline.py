@@ -31,11 +31,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from peers import quantize_with_onnxruntime
 from PIL import Image
 from rich.console import Console
 
 import nestforge
+from benchmarks.common.peers import quantize_with_onnxruntime
 from nestforge.artifact.artifact import Artifact, open_artifact
 from nestforge.commandline import run_command
 from nestforge.compile.onnxfile import read_onnx, serialize

@@ -36,7 +36,7 @@ from nestforge.files import write_json
 from nestforge.progress import show_bars
 from nestforge.tables.layout import make_grid
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SAMPLE = ROOT / "examples" / "fashion_mnist" / "sample.zip"
 CONFIG = ROOT / "configs" / "fashion_mnist_int8.yaml"
 VDSP = {

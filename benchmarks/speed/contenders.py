@@ -27,10 +27,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from peers import quantize_with_nncf, quantize_with_nncf_openvino, quantize_with_onnxruntime
 from PIL import Image
 
 import nestforge
+from benchmarks.common.peers import quantize_with_nncf, quantize_with_nncf_openvino, quantize_with_onnxruntime
 from nestforge.artifact.artifact import open_artifact
 from nestforge.commandline import run_command
 from nestforge.compile.explain import time_kernels
@@ -108,7 +108,7 @@ def open_torch(**options: bool) -> Open:
     """Return an opener of the torch module."""
 
     def open_session(task: Task, settings: Settings) -> Session:
-        from torch_contender import TorchContender  # torch is large: only in the processes that need it
+        from benchmarks.common.torch_session import TorchContender  # torch is large: only in the processes that need it
 
         return TorchContender(task.network, settings, **options)
 

@@ -33,9 +33,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pipeline import build_models
 from rich.console import Console
 
+from benchmarks.speed.pipeline import build_models
 from nestforge.commandline import run_command
 from nestforge.data.imagefolder import list_images
 from nestforge.engines.machine import read_machine

@@ -23,9 +23,9 @@ from statistics import median
 from typing import Any
 
 import numpy as np
-from peers import quantize_with_nncf_openvino, quantize_with_onnxruntime
 from rich.console import Console
 
+from benchmarks.common.peers import quantize_with_nncf_openvino, quantize_with_onnxruntime
 from nestforge.compile.build import read_peak_rss_bytes
 from nestforge.compile.onnxfile import serialize
 from nestforge.compile.passes.fold_batch_norm import fold_batch_norm

@@ -33,10 +33,10 @@ from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
-from accuracy_tables import Row, write_tables
-from halves import link_halves
-from peers import Quantizer, quantize_with_nncf, quantize_with_onnxruntime
 
+from benchmarks.accuracy.tables import Row, write_tables
+from benchmarks.common.peers import Quantizer, quantize_with_nncf, quantize_with_onnxruntime
+from benchmarks.common.splits import link_halves
 from nestforge.compile.onnxfile import serialize
 from nestforge.compile.plan import Prepared, QuantizationPlan, prepare
 from nestforge.compile.source import Source, load_source
@@ -69,7 +69,7 @@ PEERS: dict[str, Quantizer] = {
 }
 BATCH = 10
 TOP = 5
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 Run = Callable[[Images], Logits]
 
 
