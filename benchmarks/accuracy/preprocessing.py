@@ -1,14 +1,13 @@
 """What wrong preprocessing costs in top-1: one float32 artifact, the same images, one thing changed at a time.
 
-    python benchmarks/preprocessing.py ARTIFACT DATASET [--limit N] [--json FILE]
+    python -m benchmarks.accuracy.preprocessing ARTIFACT DATASET [--limit N] [--json FILE]
 
-The artifact's own preprocessing is the reference; every row is paired with it, image by image. The table in
-docs/preprocessing.md is this script's output.
+The artifact's own preprocessing is the reference; every row is paired with it, image by image. The table that is
+printed is Markdown, for the page on preprocessing.
 """
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +15,12 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from benchmarks.common.documents import make_table
+from benchmarks.common.inference import find_best_classes
+from benchmarks.common.report import make_parser
 from nestforge.artifact.artifact import Artifact, open_artifact
 from nestforge.commandline import run_command
 from nestforge.data.imagefolder import choose_balanced, list_images, match_classes
-from nestforge.data.loader import Unreadable
 from nestforge.data.preprocess import (
     CenterCrop,
     ECenterCrop,
@@ -29,15 +30,13 @@ from nestforge.data.preprocess import (
     load_image,
     normalize_images,
 )
-from nestforge.engines.machine import count_available_cores
+from nestforge.engines.base import Images
 from nestforge.files import write_json
-from nestforge.inference.pipeline import run_in_order
 from nestforge.measure.statistics import Paired, compare_paired, compute_rate
-from nestforge.progress import show_bars
 from nestforge.vacc.resize import resize_as_opencv
 
 BATCH = 16
-Read = Callable[[Path], npt.NDArray[np.float32]]
+Read = Callable[[Path], Images]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +61,7 @@ def follow(preprocess: Preprocess) -> Read:
 def follow_without_antialiasing(short: int | tuple[int, int], crop: int, preprocess: Preprocess) -> Read:
     """Resize as OpenCV's INTER_LINEAR (short side, or height and width), crop the middle, normalise."""
 
-    def read(path: Path) -> npt.NDArray[np.float32]:
+    def read(path: Path) -> Images:
         chw = np.ascontiguousarray(np.asarray(decode_image(path)).transpose(2, 0, 1))
         height, width = chw.shape[1:]
         scale = short / min(height, width) if isinstance(short, int) else 0.0
@@ -70,7 +69,8 @@ def follow_without_antialiasing(short: int | tuple[int, int], crop: int, preproc
         resized = resize_as_opencv(chw, max(target[0], crop), max(target[1], crop))
         top, left = (resized.shape[1] - crop) // 2, (resized.shape[2] - crop) // 2
         cropped = resized[:, top : top + crop, left : left + crop]
-        return normalize_images(cropped.transpose(1, 2, 0)[None], preprocess)[0]
+        image: Images = normalize_images(cropped.transpose(1, 2, 0)[None], preprocess)[0]
+        return image
 
     return read
 
@@ -107,19 +107,6 @@ def list_changes(published: Preprocess, side: int) -> Iterator[tuple[str, Read]]
     yield "channels: BGR for RGB", change(channels="bgr")
 
 
-def answer(artifact: Artifact, paths: tuple[Path, ...], read: Read, name: str) -> npt.NDArray[np.int64]:
-    """Return the best class of every image, (N,)."""
-    session = artifact.open_session(batch=BATCH)
-    answers = np.full(len(paths), -1, np.int64)
-    with show_bars(name, len(paths)) as advance:
-        for item in run_in_order(session, paths, read, workers=count_available_cores()):
-            if isinstance(item, Unreadable):
-                raise SystemExit(f"{item}")
-            answers[list(item.indices)] = item.logits.argmax(1)
-            advance(len(item.indices))
-    return answers
-
-
 def measure(artifact: Artifact, dataset: Path, limit: int | None) -> list[Row]:
     """Measure the reference and every change on labelled folders; `limit` takes that many, evenly over classes."""
     folder = list_images(dataset)
@@ -127,17 +114,18 @@ def measure(artifact: Artifact, dataset: Path, limit: int | None) -> list[Row]:
     paths = folder.paths if limit is None else tuple(sorted(choose_balanced(folder, limit, seed=0)))
     truth = np.array([truth_of[path] for path in paths])
     published = artifact.manifest.preprocess
-    reference = answer(artifact, paths, follow(published), "as published")
+    reference = find_best_classes(artifact, paths, follow(published), batch=BATCH, description="as published")
     rows = [_make_row("as published", reference, reference, truth)]
     for name, read in list_changes(published, artifact.manifest.height):
-        rows.append(_make_row(name, answer(artifact, paths, read, name), reference, truth))
+        predictions = find_best_classes(artifact, paths, read, batch=BATCH, description=name)
+        rows.append(_make_row(name, predictions, reference, truth))
     return rows
 
 
 def _make_row(
-    name: str, answers: npt.NDArray[np.int64], reference: npt.NDArray[np.int64], truth: npt.NDArray[np.int64]
+    name: str, predictions: npt.NDArray[np.int64], reference: npt.NDArray[np.int64], truth: npt.NDArray[np.int64]
 ) -> Row:
-    right = answers == truth
+    right = predictions == truth
     rate = compute_rate(int(right.sum()), len(truth))
     return Row(
         change=name,
@@ -146,38 +134,34 @@ def _make_row(
         top1=rate.rate,
         low=rate.low,
         high=rate.high,
-        changed_predictions=int((answers != reference).sum()),
-        paired=None if answers is reference else compare_paired(right, reference == truth),
+        changed_predictions=int((predictions != reference).sum()),
+        paired=None if predictions is reference else compare_paired(right, reference == truth),
     )
 
 
-def show(rows: list[Row]) -> None:
-    """Print the table as Markdown."""
-    print("| change | top-1 (95%) | difference, paired (95%) | McNemar p | answers changed |\n|---|---|---|---|---|")
-    for row in rows:
-        paired = row.paired
-        difference, p = "-", "-"
-        if paired is not None:
-            low, high = f"{100 * paired.low:+.2f}", f"{100 * paired.high:+.2f}"
-            difference, p = (
-                f"{100 * paired.difference:+.2f} pp ({low} to {high})",
-                f"{paired.mcnemar_p:.2g}" if paired.mcnemar_p else "<1e-300",
-            )
-        top1 = f"{row.top1:.2%} ({row.low:.2%} to {row.high:.2%})"
-        print(f"| {row.change} | {top1} | {difference} | {p} | {row.changed_predictions} |")
+def format_row(row: Row) -> list[str]:
+    """Write a row of the table."""
+    paired, difference, p = row.paired, "-", "-"
+    if paired is not None:
+        difference = f"{100 * paired.difference:+.2f} pp ({100 * paired.low:+.2f} to {100 * paired.high:+.2f})"
+        p = f"{paired.mcnemar_p:.2g}" if paired.mcnemar_p else "<1e-300"
+    top1 = f"{row.top1:.2%} ({row.low:.2%} to {row.high:.2%})"
+    return [row.change, top1, difference, p, str(row.changed_predictions)]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    """Measure, print, and write where that is asked for."""
+    parser = make_parser(__file__, __doc__)
     parser.add_argument("artifact", type=Path)
-    parser.add_argument("dataset", type=Path)
-    parser.add_argument("--limit", type=int)
-    parser.add_argument("--json", metavar="FILE")
-    arguments = parser.parse_args()
-    rows = measure(open_artifact(arguments.artifact), arguments.dataset, arguments.limit)
-    show(rows)
-    if arguments.json:
-        write_json(rows, arguments.json)
+    parser.add_argument("dataset", type=Path, help="labelled folder")
+    parser.add_argument("--limit", type=int, help="take that many images, evenly over classes")
+    parser.add_argument("--json", metavar="FILE", help="write the rows as JSON, too")
+    args = parser.parse_args()
+    rows = measure(open_artifact(args.artifact), args.dataset, args.limit)
+    columns = ("change", "top-1 (95%)", "difference, paired (95%)", "McNemar p", "changed predictions")
+    print(make_table(columns, map(format_row, rows)))
+    if args.json:
+        write_json(rows, args.json)
 
 
 if __name__ == "__main__":

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 
-import numpy as np
 import onnx
 
-Samples = Any  # sized, iterable any number of times; each (1, 3, H, W) float32, normalised
+from nestforge.engines.base import Images
+
+
+class Samples(Protocol):
+    """Calibration images, iterated any number of times; each (1, 3, H, W) float32, normalised."""
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[Images]: ...
+
+
 Quantizer = Callable[[Path, Samples, Path], Path]
 
 
@@ -45,11 +54,11 @@ def quantize_with_onnxruntime(
         quantize_static,
     )
 
-    class Reader(CalibrationDataReader):
+    class Reader(CalibrationDataReader):  # type: ignore[misc]
         def __init__(self) -> None:
             self.rows = ({"input": sample} for sample in samples)
 
-        def get_next(self) -> dict[str, np.ndarray] | None:
+        def get_next(self) -> dict[str, Images] | None:
             return next(self.rows, None)
 
     quantize_static(

@@ -11,10 +11,10 @@ def link_halves(images: ImageFolder, folder: Path) -> tuple[list[int], list[int]
     """Link every other image of each class into `folder`/half0, the rest into half1; return which those are."""
     seen: dict[str, int] = {}
     halves: tuple[list[int], list[int]] = ([], [])
-    for place, (path, name) in enumerate(zip(images.paths, images.folders, strict=True)):
+    for index, (path, name) in enumerate(zip(images.paths, images.folders, strict=True)):
         side = seen.get(name, 0) % 2
         seen[name] = seen.get(name, 0) + 1
-        halves[side].append(place)
+        halves[side].append(index)
         target = folder / f"half{side}" / name
         target.mkdir(parents=True, exist_ok=True)
         (target / path.name).symlink_to(path.resolve())

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import torch
 
-from nestforge.engines.base import Kernel, Settings
+from nestforge.engines.base import Images, Kernel, Logits, Settings
 from nestforge.engines.torch import load_module
 from nestforge.networks.layers import make_seeded_weights
 from nestforge.networks.zoo import get_variant
 
 
-class TorchContender:
+class TorchSession:
     """A ResNeSt with seeded weights as a session; see `Session`."""
 
     def __init__(
@@ -23,7 +22,8 @@ class TorchContender:
         variant = get_variant(network)
         self.settings = settings
         self._dtype = torch.bfloat16 if bf16 else torch.float32
-        module: Any = load_module(variant, make_seeded_weights(variant, 0)).to(memory_format=torch.channels_last)
+        module: Any = load_module(variant, make_seeded_weights(variant, 0))
+        module = module.to(memory_format=torch.channels_last)
         example = torch.randn(settings.batch, 3, settings.height, settings.width).to(memory_format=torch.channels_last)
         if int8:
             module = self._quantize(module, example)
@@ -40,13 +40,13 @@ class TorchContender:
             prepared(torch.randn_like(example))
         return convert_pt2e(prepared)
 
-    def run(self, images_nchw: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    def run(self, images_nchw: Images) -> Logits:
         with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16, enabled=self._dtype != torch.float32):
             images = torch.from_numpy(images_nchw).to(memory_format=torch.channels_last)
-            result: np.ndarray[Any, Any] = self._module(images).float().numpy()
-        return result
+            logits: Logits = self._module(images).float().numpy()
+        return logits
 
-    def run_all(self, images_nchw: np.ndarray[Any, Any]) -> dict[str, np.ndarray[Any, Any]]:
+    def run_all(self, images_nchw: Images) -> dict[str, Logits]:
         return {"output": self.run(images_nchw)}
 
     def list_kernels(self) -> list[Kernel]:

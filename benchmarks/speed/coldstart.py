@@ -1,10 +1,10 @@
-"""From the start of the process to the first answer: `nestforge predict` against the shortest scripts of the engines.
+"""From the start of the process to the first prediction: `nestforge predict` against the engines' shortest scripts.
 
     pip install -e '.[bench]'
-    python benchmarks/coldstart.py PHOTOS [--rounds N] [-o benchmarks/results/coldstart.json]
+    python -m benchmarks.speed.coldstart PHOTOS [--rounds N] [-o benchmarks/results/coldstart.json]
 
-ResNeSt-50 at 224 with seeded weights in int8. Contenders, each a fresh process that classifies one photograph, in
-turns:
+ResNeSt-50 at 224 with seeded weights in int8. Contenders, each a fresh process that classifies one photograph,
+interleaved:
 
 - nestforge: `nestforge predict`, the compiled model found in the cache
 - nestforge, first ever: the same with an empty cache
@@ -19,31 +19,33 @@ Also the milliseconds of each step of nestforge's start, in one process, and the
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
-import platform
 import shutil
 import subprocess
 import sys
 import tempfile
-import time
-from importlib.metadata import version
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 
-from benchmarks.speed.pipeline import build_models
+from benchmarks.common.report import (
+    add_output,
+    describe_command,
+    format_interval,
+    make_parser,
+    show_table,
+    write_report,
+)
+from benchmarks.speed.pipeline import PACKAGES, build_models
 from nestforge.commandline import run_command
 from nestforge.data.imagefolder import list_images
-from nestforge.engines.machine import read_machine
 from nestforge.engines.model_cache import ENV_VAR
-from nestforge.files import write_json
+from nestforge.measure.interleave import TimedCall, run_interleaved
 from nestforge.measure.statistics import compute_ratio_interval
 from nestforge.progress import show_bars
-from nestforge.tables.layout import make_grid
 
 LOAD = """
 import sys
@@ -68,8 +70,6 @@ import onnxruntime
 session = onnxruntime.InferenceSession(sys.argv[1])
 print(np.argsort(-session.run(None, {session.get_inputs()[0].name: images})[0][0])[:5])
 """
-
-
 PHASES = """
 import json, sys, time
 from pathlib import Path
@@ -85,7 +85,7 @@ stamp("pydantic, which typer imports too")
 import numpy, PIL.Image, PIL.ImageOps
 stamp("numpy, Pillow")
 import nestforge.scale.predict
-stamp("our modules")
+stamp("nestforge's modules")
 artifact = nestforge.open_artifact(sys.argv[1])
 stamp("manifest, hashes, labels")
 import openvino
@@ -107,87 +107,105 @@ NO_END = f"import os, sys\ntry:\n    {START.replace(chr(10), chr(10) + '    ')}\
 NO_END += "sys.stdout.flush()\nos._exit(0)"
 
 
+def list_commands(artifact: Path, peer: Path, photo: Path, caches: dict[str, Path]) -> dict[str, TimedCall[Any]]:
+    """Return every contender's process, to be started again and again."""
+    arguments = [str(artifact), str(photo)]
+    warm, empty = ({"NESTFORGE_CACHE": str(caches[name])} for name in ("warm", "empty"))
+    model = str(artifact / "model.onnx")
+
+    def start(
+        code: str, *words: str, variables: dict[str, str] | None = None, clear: Path | None = None
+    ) -> TimedCall[Any]:
+        command = [sys.executable, "-c", code, *words]
+        environment = {**os.environ, **(variables or {})}
+        call = partial(subprocess.run, command, env=environment, check=True, stdout=subprocess.DEVNULL)
+        prepare = partial(shutil.rmtree, clear, ignore_errors=True) if clear else None
+        return TimedCall(call, prepare=prepare)
+
+    return {
+        "nestforge": start(START, "predict", *arguments, variables=warm),
+        "nestforge, first ever": start(START, "predict", *arguments, variables=empty, clear=caches["empty"]),
+        "nestforge, no cache": start(START, "predict", *arguments, variables={ENV_VAR: "0"}),
+        "openvino": start(LOAD + OPENVINO, model, str(photo)),
+        "onnxruntime": start(LOAD + ONNXRUNTIME, str(peer), str(photo)),
+        "numpy": start("import numpy"),
+        "nestforge, no garbage collection": start(NO_COLLECTION, "predict", *arguments, variables=warm),
+        "nestforge, no teardown": start(NO_END, "predict", *arguments, variables=warm),
+    }
+
+
+def measure(artifact: Path, peer: Path, photo: Path, folder: Path, rounds: int) -> dict[str, Any]:
+    """Start every contender once per round, and nestforge once more to see each of its steps."""
+    caches = {name: folder / name for name in ("warm", "empty")}
+    commands = list_commands(artifact, peer, photo, caches)
+    environment = {**os.environ, "NESTFORGE_CACHE": str(caches["warm"])}
+    steps = [sys.executable, "-c", PHASES, str(artifact), str(photo)]
+    phases: TimedCall[str] = TimedCall(partial(subprocess.check_output, steps, env=environment, text=True))
+    # the warm-up fills the caches, nestforge's and the system's
+    run_interleaved(
+        [*commands.values(), phases],
+        seconds=0.0,
+        rounds=rounds,
+        warm_up_seconds=0.0,
+        description="starting",
+        progress=show_bars,
+    )
+    found = [json.loads(output) for output in phases.results]
+    return {
+        "results": {
+            name: {
+                "median_ms": float(np.median(run.times_ms)),
+                "times_ms": run.times_ms,
+                "nestforge_by_this": compute_ratio_interval(commands["nestforge"].times_ms, run.times_ms),
+            }
+            for name, run in commands.items()
+        },
+        "phases_ms": {name: float(np.median([phase[name] for phase in found])) for name in found[0]},
+        "size_bytes": {
+            "nestforge": sum(path.stat().st_size for path in artifact.iterdir()),
+            "nestforge's cache": sum(path.stat().st_size for path in caches["warm"].rglob("*") if path.is_file()),
+            "onnxruntime": peer.stat().st_size,
+            "float32 ONNX": (peer.parent / "fp32.onnx").stat().st_size,
+        },
+    }
+
+
+def show(measured: dict[str, Any]) -> None:
+    """Print the three tables."""
+    rows = []
+    for name, result in measured["results"].items():
+        times_ms = result["times_ms"]
+        spread = f"{result['median_ms']:.0f} ({min(times_ms):.0f} to {max(times_ms):.0f})"
+        rows.append((name, spread, format_interval(result["nestforge_by_this"], digits=2)))
+    show_table("one photograph, a fresh process", ("contender", "ms", "nestforge / it [95%]"), rows)
+    steps = [(name, f"{value:.0f}") for name, value in measured["phases_ms"].items()]
+    show_table("one process, step by step", ("step", "ms"), steps)
+    sizes = [(name, f"{size / 1e6:.1f}") for name, size in measured["size_bytes"].items()]
+    show_table("on disk", ("what", "MB"), sizes)
+
+
 def main() -> None:
-    """Build, start in turns, print, write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    """Build, measure, print, write."""
+    parser = make_parser(__file__, __doc__)
     parser.add_argument("photos", type=Path, help="folder of photographs")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--models", type=Path, help="keep the built models here, and find them here")
-    parser.add_argument("-o", "--output", type=Path, default=Path("benchmarks/results/coldstart.json"))
+    add_output(parser, "coldstart.json")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = args.models or Path(temporary) / "models"
         folder.mkdir(exist_ok=True)
-        ours, peer = build_models(args.photos, folder)
+        artifact, peer = build_models(args.photos, folder)
         photo = list_images(args.photos).paths[0]
-        result = measure(ours, peer, photo, Path(temporary), args.rounds)
-    write_json(result, str(args.output))
-
-
-def measure(ours: Path, peer: Path, photo: Path, folder: Path, rounds: int) -> dict[str, Any]:
-    """Start every contender once a round, in turned order."""
-    arguments = [str(ours), str(photo)]
-    predict = [sys.executable, "-c", START, "predict", *arguments]
-    caches = {name: folder / name for name in ("warm", "empty")}
-    commands: dict[str, tuple[list[str], dict[str, str]]] = {
-        "nestforge": (predict, {"NESTFORGE_CACHE": str(caches["warm"])}),
-        "nestforge, first ever": (predict, {"NESTFORGE_CACHE": str(caches["empty"])}),
-        "nestforge, no cache": (predict, {ENV_VAR: "0"}),
-        "openvino": ([sys.executable, "-c", LOAD + OPENVINO, str(ours / "model.onnx"), str(photo)], {}),
-        "onnxruntime": ([sys.executable, "-c", LOAD + ONNXRUNTIME, str(peer), str(photo)], {}),
-        "numpy": ([sys.executable, "-c", "import numpy"], {}),
-    }
-    kept = {"NESTFORGE_CACHE": str(caches["warm"])}
-    commands |= {
-        "nestforge, no garbage collection": ([sys.executable, "-c", NO_COLLECTION, *predict[3:]], kept),
-        "nestforge, no teardown": ([sys.executable, "-c", NO_END, *predict[3:]], kept),
-    }
-    times_ms: dict[str, list[float]] = {name: [] for name in commands}
-    with show_bars("starting in turns", len(commands) * (rounds + 1)) as advance:
-        for turn in range(rounds + 1):  # the first round fills the caches, ours and the system's, and is not counted
-            names = list(commands)[turn % len(commands) :] + list(commands)[: turn % len(commands)]
-            for name in names:
-                shutil.rmtree(caches["empty"], ignore_errors=True)
-                command, variables = commands[name]
-                begin = time.perf_counter()
-                subprocess.run(command, env={**os.environ, **variables}, check=True, stdout=subprocess.DEVNULL)
-                if turn:
-                    times_ms[name].append((time.perf_counter() - begin) * 1e3)
-                advance(1)
-    phases = [
-        json.loads(subprocess.check_output([sys.executable, "-c", PHASES, *arguments], env={**os.environ, **kept}))
-        for _ in range(rounds)
-    ]
-    phases_ms = {name: float(np.median([phase[name] for phase in phases])) for name in phases[0]}
-    size_bytes = {
-        "nestforge": sum(path.stat().st_size for path in ours.iterdir()),
-        "nestforge's cache": sum(path.stat().st_size for path in caches["warm"].rglob("*") if path.is_file()),
-        "onnxruntime": peer.stat().st_size,
-        "float32 ONNX": (ours.parent / "fp32" / "model.onnx").stat().st_size,
-    }
-    rows, results = [], {}
-    for name, values in times_ms.items():
-        ratio, low, high = compute_ratio_interval(times_ms["nestforge"], values)
-        median = float(np.median(values))
-        results[name] = {"median_ms": median, "times_ms": values, "nestforge_by_this": [ratio, low, high]}
-        spread = f"{median:.0f} ({min(values):.0f} to {max(values):.0f})"
-        rows.append((name, spread, f"{ratio:.2f} [{low:.2f}, {high:.2f}]"))
-    console = Console(width=120)
-    console.print(make_grid("one photograph, a fresh process", ("contender", "ms", "nestforge / it [95%]"), rows))
-    steps = [(name, f"{value:.0f}") for name, value in phases_ms.items()]
-    console.print(make_grid("one process, step by step", ("step", "ms"), steps))
-    sizes = [(name, f"{size / 1e6:.1f}") for name, size in size_bytes.items()]
-    console.print(make_grid("on disk", ("what", "MB"), sizes))
-    return {
-        "command": f"python benchmarks/coldstart.py PHOTOS --rounds {rounds}",
-        "machine": read_machine(),
-        "python": platform.python_version(),
-        "versions": {package: version(package) for package in ("openvino", "onnxruntime", "pillow", "numpy")},
-        "rounds": rounds,
-        "results": results,
-        "phases_ms": phases_ms,
-        "size_bytes": size_bytes,
-    }
+        measured = measure(artifact, peer, photo, Path(temporary), args.rounds)
+    show(measured)
+    write_report(
+        args.output,
+        command=describe_command(__file__, "PHOTOS", rounds=args.rounds),
+        packages=PACKAGES,
+        rounds=args.rounds,
+        **measured,
+    )
 
 
 if __name__ == "__main__":

@@ -1,31 +1,40 @@
-"""image2npz against the loop it replaces: one process, OpenCV, numpy.savez. Both in one run, in turns.
+"""image2npz against the loop it replaces: one process, OpenCV, numpy.savez. Both in one run, interleaved.
 
-    python benchmarks/image2npz.py DATASET [--rounds N]
+    pip install -e '.[bench]'
+    python -m benchmarks.speed.image2npz DATASET [--rounds N]
 
-Needs opencv-python-headless. Images a second of each round, the medians, and the median ratio with its interval.
+Images per second of each round, the medians, and the median ratio with its interval.
 """
 
 from __future__ import annotations
 
-import argparse
 import shutil
 import tempfile
-import time
+from functools import partial
 from pathlib import Path
 
-import cv2
 import numpy as np
 
+from benchmarks.common.extras import require
+from benchmarks.common.report import format_ratio, make_parser, show_table
+from nestforge.commandline import run_command
 from nestforge.data.imagefolder import list_images
-from nestforge.measure.statistics import compute_ratio_interval
+from nestforge.errors import DataError
+from nestforge.measure.interleave import TimedCall, run_interleaved
+from nestforge.progress import show_bars
 from nestforge.vacc.npz import convert_images
 
 
 def convert_with_opencv(dataset: Path, target: Path, datalist: Path) -> None:
     """Read, BGR to RGB, HWC to CHW, numpy.savez; one image after the other."""
+    import cv2
+
     with datalist.open("w") as file:
         for path in list_images(dataset).paths:
-            image_hwc = cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB)
+            image_bgr = cv2.imread(str(path))
+            if image_bgr is None:
+                raise DataError(f"OpenCV cannot read {path}; take it out of the folder")
+            image_hwc = cv2.cvtColor(image_bgr, cv2.COLOR_BGR2RGB)
             output = target / path.parent.name / f"{path.stem}.npz"
             output.parent.mkdir(parents=True, exist_ok=True)
             np.savez(output, input_0=image_hwc.transpose(2, 0, 1))
@@ -33,27 +42,35 @@ def convert_with_opencv(dataset: Path, target: Path, datalist: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("dataset", type=Path)
+    """Convert, measure, print."""
+    parser = make_parser(__file__, __doc__)
+    parser.add_argument("dataset", type=Path, help="folder of photographs")
     parser.add_argument("--rounds", type=int, default=7)
-    arguments = parser.parse_args()
-    count = len(list_images(arguments.dataset).paths)
-    speeds: dict[str, list[float]] = {"nestforge": [], "OpenCV + numpy.savez": []}
+    args = parser.parse_args()
+    require("cv2")
+    count = len(list_images(args.dataset).paths)
     with tempfile.TemporaryDirectory() as folder:
-        target, datalist = Path(folder) / "npz", Path(folder) / "list.txt"
-        for turn in range(arguments.rounds + 1):
-            for name in speeds if turn % 2 else reversed(speeds):
-                convert = convert_images if name == "nestforge" else convert_with_opencv
-                begin = time.perf_counter()
-                convert(arguments.dataset, target, datalist)
-                if turn:  # the first round warms the file cache
-                    speeds[name].append(count / (time.perf_counter() - begin))
-                shutil.rmtree(target)
-    for name, rates in speeds.items():
-        print(f"{name}: {np.median(rates):.0f} images/s (rounds: {', '.join(f'{rate:.0f}' for rate in rates)})")
-    ratio, low, high = compute_ratio_interval(*speeds.values())
-    print(f"ratio: {ratio:.2f} [{low:.2f}, {high:.2f}] over {arguments.rounds} rounds of {count} images")
+        target = Path(folder) / "npz"
+        clear = partial(shutil.rmtree, target, ignore_errors=True)
+        runs = {
+            name: TimedCall(
+                partial(convert, args.dataset, target, Path(folder) / "list.txt"), images=count, prepare=clear
+            )
+            for name, convert in (("nestforge", convert_images), ("OpenCV + numpy.savez", convert_with_opencv))
+        }
+        # the warm-up fills the file cache
+        run_interleaved(list(runs.values()), seconds=0.0, rounds=args.rounds, warm_up_seconds=0.0, progress=show_bars)
+    rows = [
+        (
+            name,
+            f"{np.median(run.throughputs):.0f}",
+            ", ".join(f"{rate:.0f}" for rate in run.throughputs),
+            format_ratio(run.throughputs, runs["OpenCV + numpy.savez"].throughputs, digits=2),
+        )
+        for name, run in runs.items()
+    ]
+    show_table(f"{count} images", ("converter", "images per second", "rounds", "speedup [95%]"), rows)
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main, name="image2npz")

@@ -1,179 +1,137 @@
 """Time and peak memory of an int8 build of ResNeSt-50 against the number of calibration images; and start-up times.
 
     pip install -e '.[bench]'
-    python benchmarks/memory.py --images FOLDER [-o benchmarks/results/memory.json]
+    python -m benchmarks.speed.memory PHOTOS [--counts N ...] [-o benchmarks/results/memory.json]
 
-Beside ours: NNCF on the OpenVINO model, as documented, and ONNX Runtime's static quantizer with its percentile
+Beside nestforge: NNCF on the OpenVINO model, as documented, and ONNX Runtime's static quantizer with its percentile
 calibrator. Where the folder holds fewer images they are taken several times. Every figure is a fresh process, which
-may take at most 10 GB; beyond that it ends, and that is its result. Start-up: median of ten.
+may take at most 10 GB; beyond that it ends, and that is its result. Start-up: the median of ten, interleaved.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import resource
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-import numpy as np
-from rich.console import Console
-
-from benchmarks.common.peers import quantize_with_nncf_openvino, quantize_with_onnxruntime
+from benchmarks.common.extras import require
+from benchmarks.common.images import LazySamples, link_repeatedly
+from benchmarks.common.models import build_seeded, write_float32
+from benchmarks.common.peers import Quantizer, quantize_with_nncf_openvino, quantize_with_onnxruntime
+from benchmarks.common.processes import call_alone
+from benchmarks.common.report import add_output, describe_command, make_parser, show_table, write_report
+from nestforge.commandline import run_command
 from nestforge.compile.build import read_peak_rss_bytes
-from nestforge.compile.onnxfile import serialize
-from nestforge.compile.passes.fold_batch_norm import fold_batch_norm
 from nestforge.data.imagefolder import list_images
-from nestforge.data.preprocess import Preprocess, load_image, make_reference_preprocess
-from nestforge.engines.machine import read_machine
-from nestforge.files import write_json
-from nestforge.networks.graph import build_graph
-from nestforge.networks.layers import make_seeded_weights
-from nestforge.networks.zoo import get_variant
+from nestforge.data.preprocess import make_reference_preprocess
+from nestforge.errors import NestForgeError
+from nestforge.measure.interleave import TimedCall, run_interleaved
 from nestforge.progress import show_bars
-from nestforge.tables.layout import make_grid
 
+NETWORK = "resnest50"
 LIMIT_BYTES = 10 << 30
-PEERS = ("NNCF as documented", "ORT percentile")
+START_ROUNDS = 10
+STARTS = {
+    "python -c pass": ("-c", "pass"),
+    "import nestforge": ("-c", "import nestforge"),
+    "nestforge --help": ("-m", "nestforge", "--help"),
+}
+Build = Callable[[Path, int, Path], object]  # of the images, how many of them, and a folder to write to
 
 
-def build_peer(peer: str, images: Path, count: int, folder: Path) -> dict[str, float | str]:
-    """Quantize with a peer in a fresh process; return seconds and peak memory, or why there are none."""
-    command = [sys.executable, __file__, "--peer", peer, "--count", str(count), "--images", str(images)]
-    done = subprocess.run([*command, "-o", str(folder)], capture_output=True, text=True, check=False)
-    if done.returncode:
-        lines = done.stderr.strip().splitlines()
-        memory = done.returncode < 0 or "MemoryError" in done.stderr or "bad_alloc" in done.stderr
-        return {"failed": "more than 10 GB" if memory else (lines[-1] if lines else f"exit code {done.returncode}")}
-    report: dict[str, float | str] = json.loads(done.stdout.splitlines()[-1])
-    return report
+def build_with_nestforge(images: Path, count: int, folder: Path) -> None:
+    """Build an artifact."""
+    build_seeded(NETWORK, folder / f"nestforge-{count}", photos=images, count=count)
 
 
-def run_peer(peer: str, images: Path, count: int, folder: Path) -> None:
-    """Quantize here, under the limit, and print the report."""
+def build_with(quantizer: Quantizer, images: Path, count: int, folder: Path) -> None:
+    """Quantize with a peer."""
+    samples = LazySamples(list_images(images).paths[:count], make_reference_preprocess(224))
+    quantizer(folder / "given.onnx", samples, folder / "peer.onnx")
+
+
+BUILDS: dict[str, Build] = {
+    "nestforge": build_with_nestforge,
+    "NNCF as documented": partial(build_with, quantize_with_nncf_openvino),
+    "ORT percentile": partial(build_with, partial(quantize_with_onnxruntime, method="Percentile")),
+}
+
+
+def measure_build(name: str, images: Path, count: int, folder: Path) -> dict[str, float]:
+    """Build in this process, which may take no more than the limit; return seconds and peak memory."""
     resource.setrlimit(resource.RLIMIT_DATA, (LIMIT_BYTES, LIMIT_BYTES))
-    given = folder / "given.onnx"
-    preprocess = make_reference_preprocess(224)
-    samples = LazySamples(list_images(images).paths[:count], preprocess)
     begin = time.perf_counter()
-    if peer == PEERS[0]:
-        quantize_with_nncf_openvino(given, samples, folder / "peer.xml")
-    else:
-        quantize_with_onnxruntime(given, samples, folder / "peer.onnx", method="Percentile")
-    print(json.dumps({"seconds": time.perf_counter() - begin, "peak_rss_bytes": read_peak_rss_bytes()}))
+    BUILDS[name](images, count, folder)
+    return {"seconds": time.perf_counter() - begin, "peak_rss_bytes": read_peak_rss_bytes()}
 
 
-class LazySamples:
-    """Preprocessed images (1, 3, H, W), one at a time: what a peer keeps is its own."""
-
-    def __init__(self, paths: list[Path], preprocess: Preprocess) -> None:
-        self._paths = paths
-        self._preprocess = preprocess
-
-    def __len__(self) -> int:
-        return len(self._paths)
-
-    def __iter__(self) -> Iterator[np.ndarray[Any, Any]]:
-        for path in self._paths:
-            yield load_image(path, self._preprocess)[None]
+def try_build(name: str, images: Path, count: int, folder: Path) -> dict[str, Any]:
+    """Build in a fresh process; return seconds and peak memory, or why there are none."""
+    try:
+        return call_alone(measure_build, name, images, count, folder)
+    except NestForgeError as error:
+        exhausted = any(sign in str(error) for sign in ("its process died", "MemoryError", "bad_alloc"))
+        return {"failed": "more than 10 GB" if exhausted else str(error)}
 
 
-def build_once(images: Path, count: int, folder: Path) -> dict[str, float]:
-    """Build in a fresh process; return its own report."""
-    config = {
-        "model": {"name": "resnest50", "seed": 0},
-        "calibration": {"data": str(images), "count": count},
-        "output": str(folder / str(count)),
+def measure_starts() -> dict[str, float]:
+    """Return the median seconds of fresh processes."""
+    runs = {
+        name: TimedCall(partial(subprocess.run, [sys.executable, *arguments], capture_output=True, check=True))
+        for name, arguments in STARTS.items()
     }
-    (folder / "c.yaml").write_text(json.dumps(config))
-    command = [sys.executable, "-c", "from nestforge.cli import main; main()", "build", str(folder / "c.yaml")]
-    done = subprocess.run([*command, "--json", "-"], capture_output=True, text=True, check=True)
-    report = json.loads(done.stdout)
-    return {"peak_rss_bytes": report["peak_rss_bytes"], "seconds": report["seconds"]}
+    run_interleaved(list(runs.values()), seconds=0.0, rounds=START_ROUNDS, warm_up_seconds=0.0, progress=show_bars)
+    return {name: median(run.times_ms) / 1e3 for name, run in runs.items()}
 
 
-def make_enough(images: Path, folder: Path, count: int) -> Path:
-    """Return a folder of links to the images, as many times over as `count` needs."""
-    paths = list_images(images).paths
-    for index in range(count):
-        path = paths[index % len(paths)]
-        link = folder / path.parent.name / f"{index // len(paths)}_{path.name}"
-        link.parent.mkdir(parents=True, exist_ok=True)
-        link.symlink_to(path.resolve())
-    return folder
-
-
-def time_start(code: str, *arguments: str) -> float:
-    """Return the median seconds of ten fresh processes."""
-    times = []
-    for _ in range(10):
-        begin = time.perf_counter()
-        subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, check=True)
-        times.append(time.perf_counter() - begin)
-    return median(times)
-
-
-def format_report(report: dict[str, float]) -> list[str]:
-    """Write memory and time."""
+def format_report(report: dict[str, Any]) -> list[str]:
+    """Write memory and time, or why there are none."""
+    if "failed" in report:
+        return [report["failed"], ""]
     return [f"{report['peak_rss_bytes'] / 1e9:.2f}", f"{report['seconds']:.1f}"]
 
 
 def main() -> None:
     """Measure, print, write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=Path, required=True, help="folder of photographs")
+    parser = make_parser(__file__, __doc__)
+    parser.add_argument("photos", type=Path, help="folder of photographs")
     parser.add_argument("--counts", type=int, nargs="+", default=[50, 300, 1000], help="calibration images")
-    parser.add_argument("--peer", choices=PEERS, help=argparse.SUPPRESS)
-    parser.add_argument("--count", type=int, default=0, help=argparse.SUPPRESS)
-    parser.add_argument("-o", "--output", type=Path, default=Path("benchmarks/results/memory.json"))
+    add_output(parser, "memory.json")
     args = parser.parse_args()
-    if args.peer:
-        run_peer(args.peer, args.images, args.count, args.output)
-        return
-    builds: dict[str, dict[int, Any]] = {name: {} for name in ("nestforge", *PEERS)}
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        images = make_enough(args.images, folder / "images", max(args.counts))
-        variant = get_variant("resnest50")
-        model = build_graph(variant, make_seeded_weights(variant, 0))
-        fold_batch_norm(model)
-        (folder / "given.onnx").write_bytes(serialize(model))
+    require("nncf")
+    builds: dict[str, dict[int, Any]] = {name: {} for name in BUILDS}
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        images = link_repeatedly(args.photos, folder / "images", max(args.counts))
+        write_float32(NETWORK, folder / "given.onnx")
         with show_bars("building", len(args.counts) * len(builds)) as advance:
             for count in args.counts:
-                builds["nestforge"][count] = build_once(images, count, folder)
-                advance(1)
-                for peer in PEERS:
-                    builds[peer][count] = build_peer(peer, images, count, folder)
+                for name, reports in builds.items():
+                    reports[count] = try_build(name, images, count, folder)
                     advance(1)
-    starts = {
-        "python -c pass": time_start("pass"),
-        "import nestforge": time_start("import nestforge"),
-        "nestforge --help": time_start("from nestforge.cli import main; main()", "--help"),
-    }
+    starts = measure_starts()
     rows = [
-        (name, str(count), *([report["failed"], ""] if "failed" in report else format_report(report)))
-        for name, counts in builds.items()
-        for count, report in counts.items()
+        (name, str(count), *format_report(report))
+        for name, reports in builds.items()
+        for count, report in reports.items()
     ]
-    console = Console(width=120)
-    console.print(make_grid("int8 build of resnest50, 224x224", ("who", "images", "peak GB", "seconds"), rows))
-    console.print(make_grid("start-up", ("command", "ms"), [(n, f"{t * 1e3:.0f}") for n, t in starts.items()]))
-    write_json(
-        {
-            "command": f"python benchmarks/memory.py --images FOLDER --counts {' '.join(map(str, args.counts))}",
-            "machine": read_machine(),
-            "builds": builds,
-            "start_seconds": starts,
-        },
-        str(args.output),
+    show_table(f"int8 build of {NETWORK}, 224x224", ("built by", "images", "peak GB", "seconds"), rows)
+    show_table("start-up", ("command", "ms"), [(name, f"{time * 1e3:.0f}") for name, time in starts.items()])
+    write_report(
+        args.output,
+        command=describe_command(__file__, "PHOTOS", counts=args.counts),
+        packages=("nestforge", "nncf", "onnxruntime", "openvino"),
+        builds=builds,
+        start_seconds=starts,
     )
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main, name="memory")

@@ -1,79 +1,87 @@
-"""From JPEG files to the five best classes: where the time goes, and against what one would write by hand.
+"""From JPEG files to the five best classes: where the time goes, and against what one would write oneself.
 
     pip install -e '.[bench]'
-    python benchmarks/pipeline.py PHOTOS [--rounds N] [--count N] [-o benchmarks/results/pipeline.json]
+    python -m benchmarks.speed.pipeline PHOTOS [--rounds N] [--count N] [-o benchmarks/results/pipeline.json]
 
 ResNeSt-50 at 224 with seeded weights, int8, calibrated on the photographs. Three tables:
 
-- stages: milliseconds an image of every step alone, on one thread and on as many as there are cores
-- arrangements: the whole pipeline with other batches, streams and workers
+- stages: milliseconds per image of every step alone, on one thread and on as many as there are cores; simplejpeg's
+  decoder too, where that package is installed
+- parallelism: the whole pipeline with other batches, streams and workers
 - contenders: the default against the usual script (Pillow, ONNX Runtime's static int8, one loop of batch 1) and
-  against the same with decoding in threads; one process each, in turns, the same images
+  against the same with decoding in threads; one process each, interleaved, the same images
 
-"Share of what is allowed" is the time the network alone and loading alone take with all cores, measured in turns with
-the rest and added up, over the time of the pipeline (the median over rounds). Answers are compared with those of the
+"Share of what is allowed" is the time the network alone and loading alone take with all cores, interleaved with the
+rest and added up, over the time of the pipeline (the median over rounds). Predictions are compared with those of the
 same model in a loop of one image after the other.
 """
 
 from __future__ import annotations
 
-import argparse
 import io
-import multiprocessing
-import platform
 import tempfile
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from importlib.metadata import version
-from multiprocessing.connection import Connection
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
-from rich.console import Console
 
-import nestforge
+from benchmarks.common.images import LazySamples
+from benchmarks.common.inference import (
+    ONE_BY_ONE,
+    Parallelism,
+    choose_parallelism,
+    classify,
+    make_parallelism,
+    open_session,
+)
+from benchmarks.common.models import build_seeded, write_float32
 from benchmarks.common.peers import quantize_with_onnxruntime
-from nestforge.artifact.artifact import Artifact, open_artifact
+from benchmarks.common.processes import RemoteRun, interleave_processes
+from benchmarks.common.report import (
+    add_output,
+    describe_command,
+    format_interval,
+    make_parser,
+    show_table,
+    write_report,
+)
+from benchmarks.common.stages import Stage, time_stages
+from nestforge.artifact.artifact import open_artifact
 from nestforge.commandline import run_command
-from nestforge.compile.onnxfile import read_onnx, serialize
-from nestforge.compile.passes.fold_batch_norm import fold_batch_norm
-from nestforge.config import parse_config
 from nestforge.data.imagefolder import choose_balanced, list_images
 from nestforge.data.preprocess import ECenterCrop, load_image, make_reference_preprocess, normalize_images
-from nestforge.engines.machine import count_available_cores, read_machine
-from nestforge.files import write_json
-from nestforge.inference.pipeline import Answer, Arrangement, choose_arrangement, classify_images, classify_in_session
+from nestforge.engines.base import Images
+from nestforge.engines.machine import count_available_cores
+from nestforge.errors import NestForgeError
+from nestforge.measure.interleave import TimedCall
 from nestforge.measure.statistics import compute_ratio_interval
-from nestforge.progress import show_bars
-from nestforge.tables.layout import make_grid
 
+NETWORK = "resnest50"
 SIZE = 224
+CALIBRATION_IMAGES = 32
 PEER_IMAGES = 16  # ranges hardly move the speed
 PREPROCESS = make_reference_preprocess(SIZE)
-Classify = Callable[[Sequence[Path]], list[tuple[int, ...]]]
+PACKAGES = ("openvino", "onnxruntime", "pillow", "numpy")
+Paths = Sequence[Path]
+Predictions = list[tuple[int, ...]]
 
 
 def build_models(photos: Path, folder: Path) -> tuple[Path, Path]:
-    """Build our int8 artifact and ONNX Runtime's int8 file, where they are not there yet; return both."""
-    ours, peer = folder / "int8", folder / "onnxruntime-int8.onnx"
-    common = {"model": {"name": "resnest50", "seed": 0}, "calibration": {"data": str(photos), "count": 32}}
-    for dtype in ("fp32", "int8"):
-        if not (folder / dtype).is_dir():
-            nestforge.build(parse_config({**common, "dtype": dtype, "output": str(folder / dtype)}, source="pipeline"))
+    """Build nestforge's int8 artifact and ONNX Runtime's int8 file, where they are not there yet; return both."""
+    artifact, peer = folder / "int8", folder / "onnxruntime-int8.onnx"
+    build_seeded(NETWORK, artifact, photos=photos, count=CALIBRATION_IMAGES)
+    given = write_float32(NETWORK, folder / "fp32.onnx")
     if not peer.is_file():
-        model = read_onnx(folder / "fp32" / "model.onnx")
-        fold_batch_norm(model)
-        fp32 = folder / "fp32.onnx"
-        fp32.write_bytes(serialize(model))
         paths = choose_balanced(list_images(photos), PEER_IMAGES, seed=0)
-        quantize_with_onnxruntime(fp32, [load_image(path, PREPROCESS)[None] for path in paths], peer)
-    return ours, peer
+        quantize_with_onnxruntime(given, LazySamples(paths, PREPROCESS), peer)
+    return artifact, peer
 
 
-def transform(path: Path) -> np.ndarray[Any, Any]:
+def transform(path: Path) -> Images:
     """Load as the usual script does: ECenterCrop, bicubic, ToTensor, Normalize, in numpy."""
     image = Image.open(path).convert("RGB")
     width, height = image.size
@@ -85,139 +93,80 @@ def transform(path: Path) -> np.ndarray[Any, Any]:
     return np.ascontiguousarray(((pixels - mean) / std).transpose(2, 0, 1))
 
 
-def open_usual_script(model: Path, workers: int) -> Classify:
+def open_usual_script(model: Path, workers: int, paths: Paths) -> TimedCall[Predictions]:
     """Open ONNX Runtime with its defaults: one loop of batch 1; with `workers`, images are loaded in threads."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(model)
     name = session.get_inputs()[0].name
 
-    def best(image: np.ndarray[Any, Any]) -> tuple[int, ...]:
+    def predict(image: Images) -> tuple[int, ...]:
         logits = session.run(None, {name: image[None]})[0][0]
         return tuple(map(int, np.argsort(-logits, kind="stable")[:5]))
 
-    def loop(paths: Sequence[Path]) -> list[tuple[int, ...]]:
+    def loop() -> Predictions:
         if not workers:
-            return [best(transform(path)) for path in paths]
+            return [predict(transform(path)) for path in paths]
         with ThreadPoolExecutor(workers) as pool:
-            return [best(image) for image in pool.map(transform, paths)]
+            return [predict(image) for image in pool.map(transform, paths)]
 
-    return loop
+    return TimedCall(loop, images=len(paths))
 
 
-def open_pipeline(folder: Path, arrangement: Arrangement) -> Classify:
-    """Open nestforge so arranged."""
+def open_pipeline(folder: Path, parallelism: Parallelism, paths: Paths) -> TimedCall[Predictions]:
+    """Open nestforge with this parallelism."""
     artifact = open_artifact(folder)
-    session = artifact.open_session(batch=arrangement.batch, streams=arrangement.streams, threads=arrangement.threads)
-
-    def run(paths: Sequence[Path]) -> list[tuple[int, ...]]:
-        items = list(classify_in_session(artifact, session, paths, top=5, workers=arrangement.workers))
-        assert all(isinstance(item, Answer) for item in items)
-        return [item.classes for item in items if isinstance(item, Answer)]
-
-    return run
+    session = open_session(artifact, parallelism)
+    return TimedCall(partial(classify, artifact, session, paths, parallelism), images=len(paths))
 
 
-def open_network(folder: Path, arrangement: Arrangement) -> Classify:
-    """Open the network alone, driven from one thread a stream with the same random images."""
-    session = open_artifact(folder).open_session(
-        batch=arrangement.batch, streams=arrangement.streams, threads=arrangement.threads
-    )
-    inputs = np.random.default_rng(0).standard_normal((arrangement.batch, 3, SIZE, SIZE), np.float32)
-    pool = ThreadPoolExecutor(arrangement.streams)
+def open_network(folder: Path, parallelism: Parallelism, paths: Paths) -> TimedCall[None]:
+    """Open the network alone, driven from one thread per stream with the same random images."""
+    session = open_session(open_artifact(folder), parallelism)
+    inputs = np.random.default_rng(0).standard_normal((parallelism.batch, 3, SIZE, SIZE), np.float32)
+    pool = ThreadPoolExecutor(parallelism.streams)
+    requests = max(1, len(paths) // parallelism.batch)
 
-    def run(paths: Sequence[Path]) -> list[tuple[int, ...]]:
-        for _ in pool.map(lambda _: session.run(inputs), range(len(paths) // arrangement.batch)):
+    def run() -> None:
+        for _ in pool.map(lambda _: session.run(inputs), range(requests)):
             pass
-        return []
 
-    return run
+    return TimedCall(run, images=requests * parallelism.batch)
 
 
-def open_loading(workers: int) -> Classify:
+def open_loading(workers: int, paths: Paths) -> TimedCall[None]:
     """Open loading alone, in threads."""
     pool = ThreadPoolExecutor(workers)
 
-    def run(paths: Sequence[Path]) -> list[tuple[int, ...]]:
+    def run() -> None:
         for _ in pool.map(lambda path: load_image(path, PREPROCESS), paths):
             pass
-        return []
 
-    return run
-
-
-def serve(connection: Connection, make: Callable[..., Classify], arguments: tuple[Any, ...]) -> None:
-    """Run in a contender's process: warm up, then time the list of images whenever asked."""
-    classify = make(*arguments)
-    while (paths := connection.recv()) is not None:
-        begin = time.perf_counter()
-        answers = classify(paths)
-        connection.send((time.perf_counter() - begin, answers))
+    return TimedCall(run, images=len(paths))
 
 
-class Contender:
-    """A process that classifies the images when it is told to."""
-
-    def __init__(self, make: Callable[..., Classify], *arguments: object) -> None:
-        context = multiprocessing.get_context("spawn")
-        self._connection, theirs = context.Pipe()
-        self._process = context.Process(target=serve, args=(theirs, make, arguments), daemon=True)
-        self._process.start()
-        self.times_ms: list[float] = []
-
-    def run(self, paths: Sequence[Path], *, record: bool = True) -> list[tuple[int, ...]]:
-        self._connection.send(paths)
-        seconds, answers = self._connection.recv()
-        if record:
-            self.times_ms.append(seconds / len(paths) * 1e3)
-        return answers
-
-    def close(self) -> None:
-        self._connection.send(None)
-        self._process.join()
-
-
-def race(contenders: dict[str, Contender], paths: Sequence[Path], rounds: int) -> dict[str, list[tuple[int, ...]]]:
-    """Run every contender once a round, in turned order; return their answers."""
-    answers = {}
-    with show_bars("classifying in turns", len(contenders) * (rounds + 1)) as advance:
-        for name, contender in contenders.items():
-            answers[name] = contender.run(paths, record=False)
-            advance(1)
-        for turn in range(rounds):
-            names = list(contenders)[turn % len(contenders) :] + list(contenders)[: turn % len(contenders)]
-            for name in names:
-                contenders[name].run(paths)
-                advance(1)
-    for contender in contenders.values():
-        contender.close()
-    return answers
-
-
-def list_stages(paths: Sequence[Path]) -> Iterator[tuple[str, Callable[[Any], Any], list[Any]]]:
-    """Yield (name, function, its inputs) for every step, and for what else could take its place."""
+def list_stages(paths: Paths) -> Iterator[tuple[str, Stage]]:
+    """Yield the name of every step, and of what else could take its place, with its function and inputs."""
     crop = ECenterCrop(size=SIZE)
     data = [path.read_bytes() for path in paths]
     images = [decode(item) for item in data]
     pixels = [np.asarray(crop.apply(image)) for image in images]
-    yield "read the file", Path.read_bytes, list(paths)
-    yield "decode (Pillow)", decode, data
-    yield "convert to RGB", lambda image: image.convert("RGB"), images
-    yield "crop and bicubic resize", crop.apply, images
-    yield "to array, normalise", lambda image: normalize_images(image[None], PREPROCESS), pixels
-    yield "all of these: load_image", lambda path: load_image(path, PREPROCESS), list(paths)
-    yield "instead: Pillow's draft mode (other pixels)", draft, data
-    yield "instead: resize(box=...) (other pixels)", resize_box, images
+    yield "read the file", (Path.read_bytes, paths)
+    yield "decode (Pillow)", (decode, data)
+    yield "convert to RGB", (lambda image: image.convert("RGB"), images)
+    yield "crop and bicubic resize", (crop.apply, images)
+    yield "to array, normalise", (lambda image: normalize_images(image[None], PREPROCESS), pixels)
+    yield "all of these: load_image", (lambda path: load_image(path, PREPROCESS), paths)
+    yield "instead: Pillow's draft mode (other pixels)", (draft, data)
+    yield "instead: resize(box=...) (other pixels)", (resize_box, images)
     try:
         import simplejpeg
     except ImportError:
         return
-    same = sum(
-        np.array_equal(simplejpeg.decode_jpeg(d), np.asarray(image)) for d, image in zip(data, images, strict=True)
-    )
-    yield f"instead: simplejpeg (equal on {same} of {len(data)})", simplejpeg.decode_jpeg, data
     arrays = [simplejpeg.decode_jpeg(item) for item in data]
-    yield "and then: its array to a Pillow image", Image.fromarray, arrays
+    same = sum(np.array_equal(array, np.asarray(image)) for array, image in zip(arrays, images, strict=True))
+    yield f"instead: simplejpeg (equal on {same} of {len(data)})", (simplejpeg.decode_jpeg, data)
+    yield "and then: its array to a Pillow image", (Image.fromarray, arrays)
 
 
 def decode(data: bytes) -> Image.Image:
@@ -239,125 +188,110 @@ def resize_box(image: Image.Image) -> Image.Image:
     return image.resize((SIZE, SIZE), Image.Resampling.BICUBIC, box=(left, top, left + side, top + side))
 
 
-def time_stage(function: Callable[[Any], Any], items: Sequence[Any], threads: int, rounds: int) -> float:
-    """Return the median milliseconds an item, of all `threads` together."""
-    times = []
-    with ThreadPoolExecutor(threads) as pool:
-        for _ in range(rounds):
-            begin = time.perf_counter()
-            if threads == 1:
-                for item in items:
-                    function(item)
-            else:
-                for _ in pool.map(function, items):
-                    pass
-            times.append((time.perf_counter() - begin) * 1e3 / len(items))
-    return float(np.median(times))
+def list_parallelisms(default: Parallelism) -> dict[str, Parallelism]:
+    """Return the default and what else could be chosen."""
+    cores = count_available_cores()
+    others = ((1, cores, cores), (4, cores, cores), (2, cores, cores + 1), (8, 1, 2))
+    return {"default": default} | {
+        f"batch {batch}, {streams} streams, {workers} workers": make_parallelism(
+            batch=batch, streams=streams, workers=workers
+        )
+        for batch, streams, workers in others
+    }
+
+
+def compare(
+    artifact: Path, peer: Path, parallelisms: Mapping[str, Parallelism], paths: Paths, rounds: int
+) -> dict[str, RemoteRun]:
+    """Interleave the pipeline in every parallelism, the usual scripts, the network alone and loading alone.
+
+    Raises:
+        NestForgeError: one of them cannot run.
+    """
+    cores = count_available_cores()
+    runs = {name: RemoteRun(open_pipeline, artifact, chosen, paths) for name, chosen in parallelisms.items()}
+    runs["usual script"] = RemoteRun(open_usual_script, peer, 0, paths)
+    runs["usual script, decoding in threads"] = RemoteRun(open_usual_script, peer, cores, paths)
+    runs["network alone"] = RemoteRun(open_network, artifact, parallelisms["default"], paths)
+    runs["loading alone"] = RemoteRun(open_loading, cores, paths)
+    interleave_processes(runs, seconds=0.0, rounds=rounds, warm_up_seconds=0.0, description="classifying")
+    for name, run in runs.items():
+        if run.failure is not None:
+            raise NestForgeError(f"{name} failed: {run.failure}")
+    return runs
+
+
+def summarize(
+    runs: Mapping[str, RemoteRun], parallelisms: Mapping[str, Parallelism], one_by_one: Predictions
+) -> dict[str, dict[str, Any]]:
+    """Return every contender's times, beside the default's, and how many of its predictions are as in a plain loop."""
+    allowed = np.add(runs["network alone"].times_ms, runs["loading alone"].times_ms)
+    results = {}
+    for name, run in runs.items():
+        own = name in parallelisms
+        predictions = run.results[-1]
+        reference = one_by_one if own else runs["usual script"].results[-1]
+        results[name] = {
+            "parallelism": parallelisms.get(name),
+            "median_ms": float(np.median(run.times_ms)),
+            "times_ms": run.times_ms,
+            "ratio_to_default": compute_ratio_interval(run.times_ms, runs["default"].times_ms),
+            "share_of_allowed": float(np.median(allowed / np.array(run.times_ms))) if own else None,
+            "same_top5_as_one_by_one": predictions
+            and sum(mine == theirs for mine, theirs in zip(predictions, reference, strict=True)),
+        }
+    return results
+
+
+def format_result(result: Mapping[str, Any], images: int) -> list[str]:
+    """Write a contender's row."""
+    times_ms, share, same = result["times_ms"], result["share_of_allowed"], result["same_top5_as_one_by_one"]
+    return [
+        f"{result['median_ms']:.2f} ({min(times_ms):.2f} to {max(times_ms):.2f})",
+        format_interval(result["ratio_to_default"]),
+        "" if share is None else f"{share:.3f}",
+        "" if same is None else f"{same} of {images}",
+    ]
 
 
 def main() -> None:
     """Build, measure, print, write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__file__, __doc__)
     parser.add_argument("photos", type=Path, help="folder of photographs")
     parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--count", type=int, default=100, help="photographs a round")
+    parser.add_argument("--count", type=int, default=100, help="photographs per round")
     parser.add_argument("--models", type=Path, help="keep the built models here, and find them here")
-    parser.add_argument("-o", "--output", type=Path, default=Path("benchmarks/results/pipeline.json"))
+    add_output(parser, "pipeline.json")
     args = parser.parse_args()
+    cores = count_available_cores()
     with tempfile.TemporaryDirectory() as temporary:
         folder = args.models or Path(temporary)
         folder.mkdir(exist_ok=True)
-        ours, peer = build_models(args.photos, folder)
+        artifact, peer = build_models(args.photos, folder)
+        opened = open_artifact(artifact)
         paths = choose_balanced(list_images(args.photos), args.count, seed=1)
-        result = measure(ours, peer, paths, args.rounds)
-    write_json(result, str(args.output))
-
-
-def measure(ours: Path, peer: Path, paths: Sequence[Path], rounds: int) -> dict[str, Any]:
-    """Measure the three tables, print them, and return everything."""
-    console = Console(width=120)
-    cores = count_available_cores()
-    artifact = open_artifact(ours)
-    stages = {
-        name: [time_stage(function, items, threads, 3) for threads in (1, cores)]
-        for name, function, items in list_stages(paths)
-    }
-    rows = [(name, *(f"{value:.3f}" for value in values)) for name, values in stages.items()]
-    console.print(make_grid("ms an image", ("stage", "1 thread", f"{cores} threads"), rows))
-    default = choose_arrangement(artifact, len(paths))
-    arrangements = {
-        "default": default,
-        **{
-            f"batch {batch}, {streams} streams, {workers} workers": Arrangement(
-                batch=batch, streams=streams, threads=cores, workers=workers
-            )
-            for batch, streams, workers in (
-                (1, cores, cores),
-                (4, cores, cores),
-                (2, cores, cores + 1),
-                (8, 1, 2),
-            )
-        },
-    }
-    contenders = {name: Contender(open_pipeline, ours, arrangement) for name, arrangement in arrangements.items()}
-    contenders["usual script"] = Contender(open_usual_script, peer, 0)
-    contenders["usual script, decoding in threads"] = Contender(open_usual_script, peer, cores)
-    contenders["network alone"] = Contender(open_network, ours, default)
-    contenders["loading alone"] = Contender(open_loading, cores)
-    answers = race(contenders, paths, rounds)
-    network_ms, loading_ms = (
-        float(np.median(contenders[name].times_ms)) for name in ("network alone", "loading alone")
+        stages_ms = time_stages(dict(list_stages(paths)), threads=(1, cores), rounds=3)
+        parallelisms = list_parallelisms(choose_parallelism(opened, len(paths)))
+        one_by_one = classify(opened, open_session(opened, ONE_BY_ONE), paths, ONE_BY_ONE)
+        runs = compare(artifact, peer, parallelisms, paths, args.rounds)
+    results = summarize(runs, parallelisms, one_by_one)
+    network_ms, loading_ms = (results[name]["median_ms"] for name in ("network alone", "loading alone"))
+    rows = [(name, *(f"{value:.3f}" for value in values)) for name, values in stages_ms.items()]
+    show_table("ms per image", ("stage", "1 thread", f"{cores} threads"), rows)
+    columns = ("contender", "ms per image", "x default [95%]", "share of allowed", "same top-5")
+    title = f"network {network_ms:.2f} + loading {loading_ms:.2f} ms"
+    show_table(title, columns, [(name, *format_result(result, len(paths))) for name, result in results.items()])
+    write_report(
+        args.output,
+        command=describe_command(__file__, "PHOTOS", rounds=args.rounds, count=len(paths)),
+        packages=PACKAGES,
+        images=len(paths),
+        rounds=args.rounds,
+        stages_ms=stages_ms,
+        network_ms=network_ms,
+        loading_ms=loading_ms,
+        results=results,
     )
-    reference = [answer.classes for answer in one_by_one(artifact, paths)]
-    loop = answers["usual script"]
-    results = {}
-    rows = []
-    for name, contender in contenders.items():
-        ratio, low, high = compute_ratio_interval(contender.times_ms, contenders["default"].times_ms)
-        median = float(np.median(contender.times_ms))
-        own = name in arrangements
-        same = sum(mine == theirs for mine, theirs in zip(answers[name], reference if own else loop, strict=False))
-        allowed = np.add(contenders["network alone"].times_ms, contenders["loading alone"].times_ms)
-        share = float(np.median(allowed / np.array(contender.times_ms))) if own else None
-        results[name] = {
-            "arrangement": arrangements.get(name),
-            "median_ms": median,
-            "times_ms": contender.times_ms,
-            "ratio_to_default": [ratio, low, high],
-            "share_of_allowed": share,
-            "same_top5_as_one_by_one": same if answers[name] else None,
-        }
-        rows.append(
-            (
-                name,
-                f"{median:.2f} ({min(contender.times_ms):.2f} to {max(contender.times_ms):.2f})",
-                f"{ratio:.3f} [{low:.3f}, {high:.3f}]",
-                f"{share:.3f}" if share else "",
-                f"{same} of {len(paths)}" if answers[name] else "",
-            )
-        )
-    columns = ("contender", "ms an image", "x default [95%]", "share of allowed", "same top-5")
-    console.print(make_grid(f"network {network_ms:.2f} + loading {loading_ms:.2f} ms", columns, rows))
-    return {
-        "command": f"python benchmarks/pipeline.py PHOTOS --rounds {rounds} --count {len(paths)}",
-        "machine": read_machine(),
-        "python": platform.python_version(),
-        "versions": {package: version(package) for package in ("openvino", "onnxruntime", "pillow", "numpy")},
-        "images": len(paths),
-        "rounds": rounds,
-        "stages_ms": stages,
-        "network_ms": network_ms,
-        "loading_ms": loading_ms,
-        "results": results,
-    }
-
-
-def one_by_one(artifact: Artifact, paths: Sequence[Path]) -> Iterator[Answer]:
-    """Yield the answers of a plain loop of one image after the other."""
-    plain = Arrangement(batch=1, streams=1, threads=1, workers=1)
-    for item in classify_images(artifact, paths, arrangement=plain):
-        assert isinstance(item, Answer)
-        yield item
 
 
 if __name__ == "__main__":

@@ -1,77 +1,109 @@
 """Workers over Ray against one process, and LoadGen against `nestforge bench`.
 
     pip install -e '.[scale,loadgen]'
-    python benchmarks/scale.py ARTIFACT DATASET [--rounds 3] [--only ray|loadgen|cost] [-o FILE]
+    python -m benchmarks.speed.scale ARTIFACT DATASET [--rounds 3] [--only ray|loadgen|cost] [-o FILE]
 
-- ray: `evaluate_source` in this process with 1 and 2 threads, and on a local Ray cluster with 1 and 2 workers of 1
-  thread. One cluster serves all rounds, rounds are interleaved and their order turned. An image's cost is the time
-  from the first part handed out to the last row counted. Ray's runs also open the artifact in every worker, which a
-  large data set does not notice: that is measured by a run over a tenth of the images and taken out (`marginal`).
-- loadgen: SingleStream against `bench` with batch 1, Offline against `bench` with batch 8; in turns.
-- cost: seconds an image of reading, decoding with the geometry, normalising and the network, on one core.
+- ray: `evaluate` in this process with 1 and 2 threads, and on a local Ray cluster with 1 and 2 workers of 1 thread.
+  One cluster serves all rounds, which are interleaved. An image's cost is the time from the first part handed out to
+  the last row counted. Ray's runs also open the artifact in every worker, which a large data set does not notice: that
+  is measured by a run over a tenth of the images and taken out (`marginal`).
+- loadgen: SingleStream against `bench` with batch 1, Offline against `bench` with batch 8; interleaved.
+- cost: milliseconds per image of reading, decoding, geometry, normalising and the network, on one core.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import resource
 import shutil
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
-from importlib.metadata import version
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 from rich.console import Console
 
 import nestforge
+from benchmarks.common.extras import require
+from benchmarks.common.inference import evaluate_parts
+from benchmarks.common.report import add_output, describe_environment, make_parser, read_report
+from benchmarks.common.stages import Stage, time_stages
 from nestforge.artifact.artifact import open_artifact
+from nestforge.commandline import run_command
 from nestforge.data.imagefolder import choose_balanced, list_images
 from nestforge.data.parts import EncodedImage
 from nestforge.data.preprocess import decode_image, normalize_images, read_image
-from nestforge.engines.machine import count_available_cores, read_machine
+from nestforge.engines.machine import count_available_cores
+from nestforge.errors import NestForgeError
 from nestforge.files import write_json
+from nestforge.measure.interleave import TimedCall, run_interleaved
 from nestforge.measure.loadgen import loadgen
-from nestforge.scale import cluster
-from nestforge.scale.rows import ROWS, write_results
-from nestforge.scale.run import SourceResult, evaluate_source
-from nestforge.scale.tally import Tally
+from nestforge.measure.statistics import compute_ratio_interval
+from nestforge.progress import show_bars
+
+WAYS: dict[str, dict[str, Any]] = {
+    "one process, 1 thread": {"threads": 1},
+    "one process, 2 threads": {"threads": 2},
+    "ray, 1 worker": {"threads": 1, "ray": "local", "workers": 1},
+    "ray, 2 workers": {"threads": 1, "ray": "local", "workers": 2},
+}
+RATIOS = {  # of times: how much longer workers take than threads, and how many times as fast two of them are
+    "one_worker_by_one_thread": ("ray, 1 worker", "one process, 1 thread"),
+    "two_workers_by_two_threads": ("ray, 2 workers", "one process, 2 threads"),
+    "one_worker_by_two_workers": ("ray, 1 worker", "ray, 2 workers"),
+}
+SCENARIOS = {"SingleStream": 1, "Offline": 8}  # the batch of each
+BENCH_SECONDS = 5.0
+
+
+def interleave(runs: Sequence[TimedCall[Any]], rounds: int, description: str) -> None:
+    """Call each once per round, without a warm-up: every call opens what it measures, and warms it up."""
+    run_interleaved(runs, seconds=0.0, rounds=rounds, warm_up_seconds=None, description=description, progress=show_bars)
 
 
 def measure_ray(artifact: Path, dataset: Path, rounds: int) -> dict[str, Any]:
-    """Time one process and 1 and 2 workers over all images, and over a tenth of them."""
+    """Time one process and 1 and 2 workers over all images, and over a tenth of them.
+
+    Raises:
+        NestForgeError: two of them counted differently.
+    """
+    from nestforge.scale import cluster
+
     with tempfile.TemporaryDirectory() as folder, cluster.connect("local", cpus=2):
-        tenth = Path(folder) / "tenth"
-        images = list_images(dataset)
-        for path in choose_balanced(images, len(images.paths) // 10, seed=0):
-            (tenth / path.parent.name).mkdir(parents=True, exist_ok=True)
-            shutil.copy(path, tenth / path.parent.name)
-        contenders: dict[str, Callable[[Path], SourceResult]] = {
-            "one process, 1 thread": lambda data: evaluate_source(artifact, data, threads=1),
-            "one process, 2 threads": lambda data: evaluate_source(artifact, data, threads=2),
-            "ray, 1 worker": lambda data: evaluate_source(artifact, data, ray="local", workers=1, threads=1),
-            "ray, 2 workers": lambda data: evaluate_source(artifact, data, ray="local", workers=2, threads=1),
-        }
-        seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in contenders}
-        counts = set()
-        for turn in range(rounds):
-            for name in contenders if turn % 2 == 0 else reversed(contenders):
-                small, large = contenders[name](tenth), contenders[name](dataset)
-                assert large.top1 is not None
-                counts.add((large.images, large.unreadable, large.top1.correct, large.repeated))
-                seconds[name].append((small.seconds, large.seconds))
-        few, many = small.images, large.images
-    assert len(counts) == 1, counts
-    return {"images": many, "counts": next(iter(counts)), "rounds": rounds, **summarize_ray(seconds, few, many)}
+        tenth = copy_tenth(dataset, Path(folder) / "tenth")
+
+        def evaluate_both(way: dict[str, Any]) -> tuple[Any, Any]:
+            return evaluate_parts(artifact, tenth, **way), evaluate_parts(artifact, dataset, **way)
+
+        runs = {name: TimedCall(partial(evaluate_both, way)) for name, way in WAYS.items()}
+        interleave(list(runs.values()), rounds, "evaluating")
+    counts = {
+        (large.images, large.unreadable, large.top1.correct, large.repeated)
+        for run in runs.values()
+        for _, large in run.results
+    }
+    if len(counts) != 1:
+        raise NestForgeError(f"the runs do not agree on (images, unreadable, top-1, repeated): {sorted(counts)}")
+    seconds = {name: [(small.seconds, large.seconds) for small, large in run.results] for name, run in runs.items()}
+    small, large = next(iter(runs.values())).results[0]
+    summary = summarize_ray(seconds, small.images, large.images)
+    return {"images": large.images, "counts": counts.pop(), "rounds": rounds, **summary}
+
+
+def copy_tenth(dataset: Path, folder: Path) -> Path:
+    """Copy a tenth of a data set, evenly over its classes."""
+    images = list_images(dataset)
+    for path in choose_balanced(images, len(images.paths) // 10, seed=0):
+        (folder / path.parent.name).mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, folder / path.parent.name)
+    return folder
 
 
 def summarize_ray(seconds: dict[str, list[tuple[float, float]]], few: int, many: int) -> dict[str, Any]:
-    """Return milliseconds an image of every run, and the ratios of their medians."""
+    """Return milliseconds per image of every run, and ratios of them with their intervals."""
     times_ms = {
         name: {
             "total": [1e3 * large / many for _, large in pairs],
@@ -79,72 +111,63 @@ def summarize_ray(seconds: dict[str, list[tuple[float, float]]], few: int, many:
         }
         for name, pairs in seconds.items()
     }
-    ratios = {}
-    for kind in ("total", "marginal"):
-        base, base2, one, two = (statistics.median(row[kind]) for row in times_ms.values())
-        ratios[kind] = {
-            "overhead_1_worker": one / base - 1,
-            "overhead_2_workers": two / base2 - 1,
-            "speedup_2_workers": one / two,
+    ratios = {
+        kind: {
+            title: compute_ratio_interval(times_ms[one][kind], times_ms[other][kind])
+            for title, (one, other) in RATIOS.items()
         }
+        for kind in ("total", "marginal")
+    }
     return {"ms_per_image": times_ms, "ratios": ratios}
 
 
 def measure_loadgen(artifact: Path, dataset: Path, rounds: int) -> dict[str, Any]:
-    """Measure throughput by LoadGen and by `bench` in turns, on the same settings."""
+    """Measure throughput by LoadGen and by `bench` interleaved, on the same settings."""
     found: dict[str, Any] = {}
-    for scenario, batch in (("SingleStream", 1), ("Offline", 8)):
-        theirs, ours = [], []
-        for turn in range(rounds):
-            for which in ("theirs", "ours") if turn % 2 == 0 else ("ours", "theirs"):
-                if which == "theirs":
-                    theirs.append(loadgen(artifact, dataset, scenario=scenario, batch=batch, seconds=5))
-                else:
-                    ours.append(nestforge.bench(artifact, batch=batch, seconds=5))
+    for scenario, batch in SCENARIOS.items():
+        theirs = TimedCall(partial(loadgen, artifact, dataset, scenario=scenario, batch=batch, seconds=BENCH_SECONDS))
+        ours = TimedCall(partial(nestforge.bench, artifact, batch=batch, seconds=BENCH_SECONDS))
+        interleave([theirs, ours], rounds, scenario)
+        loadgen_ips = [run.throughput_ips for run in theirs.results if run.throughput_ips is not None]
+        bench_ips = [run.throughput_ips for run in ours.results]
+        complete = len(loadgen_ips) == len(bench_ips)
         found[scenario] = {
             "batch": batch,
-            "loadgen_ips": [run.throughput_ips for run in theirs],
-            "bench_ips": [run.throughput_ips for run in ours],
-            "ratio": statistics.median(run.throughput_ips or 0 for run in theirs)
-            / statistics.median(run.throughput_ips for run in ours),
-            "loadgen_p50_ms": [run.latency_ms.p50 for run in theirs if run.latency_ms],
-            "loadgen_p90_ms": [run.latency_ms.p90 for run in theirs if run.latency_ms],
-            "bench_p50_ms": [run.latency_ms.p50 for run in ours],
-            "bench_p90_ms": [run.latency_ms.p90 for run in ours],
-            "valid": [run.valid for run in theirs],
+            "loadgen_ips": loadgen_ips,
+            "bench_ips": bench_ips,
+            "ratio": compute_ratio_interval(loadgen_ips, bench_ips) if complete else None,
+            "loadgen_p50_ms": [run.latency_ms.p50 for run in theirs.results if run.latency_ms],
+            "loadgen_p90_ms": [run.latency_ms.p90 for run in theirs.results if run.latency_ms],
+            "bench_p50_ms": [run.latency_ms.p50 for run in ours.results],
+            "bench_p90_ms": [run.latency_ms.p90 for run in ours.results],
+            "valid": [run.valid for run in theirs.results],
         }
     return found
 
 
-def measure_cost(artifact: Path, dataset: Path, count: int = 64) -> dict[str, Any]:
-    """Return the median milliseconds of every step for one image on one core, and its bytes."""
+def measure_cost(artifact: Path, dataset: Path, count: int = 64, rounds: int = 5) -> dict[str, Any]:
+    """Return the median milliseconds per image of every step on one core, and its bytes."""
     opened = open_artifact(artifact)
     preprocess = opened.manifest.preprocess
     session = opened.open_session(batch=opened.choose_batch(8), threads=1)
     paths = choose_balanced(list_images(dataset), count, seed=0)
-    steps: dict[str, list[float]] = {name: [] for name in ("read", "decode", "geometry", "normalize", "network")}
-    for path in paths:
-        begin = time.perf_counter()
-        data = path.read_bytes()
-        read = time.perf_counter()
-        decode_image(EncodedImage(path.name, data))
-        decoded = time.perf_counter()
-        image = read_image(EncodedImage(path.name, data), preprocess)
-        shaped = time.perf_counter()
-        images = normalize_images(image[None], preprocess)
-        normalized = time.perf_counter()
-        times = (read - begin, decoded - read, (shaped - decoded) - (decoded - read), normalized - shaped)
-        for name, value in zip(steps, times, strict=False):
-            steps[name].append(value)
-    batch = np.repeat(images, session.settings.batch, axis=0)
-    for _ in range(12):
-        begin = time.perf_counter()
-        session.run(batch)
-        steps["network"].append((time.perf_counter() - begin) / session.settings.batch)
+    encoded = [EncodedImage(path.name, path.read_bytes()) for path in paths]
+    pixels = [read_image(image, preprocess) for image in encoded]
+    batch = normalize_images(np.repeat(pixels[0][None], session.settings.batch, axis=0), preprocess)
+    stages: dict[str, Stage] = {
+        "read": (Path.read_bytes, paths),
+        "decode": (decode_image, encoded),
+        "decode and geometry": (partial(read_image, preprocess=preprocess), encoded),
+        "normalize": (lambda image: normalize_images(image[None], preprocess), pixels),
+        "network": (session.run, [batch]),
+    }
+    times_ms = {name: values[0] for name, values in time_stages(stages, threads=(1,), rounds=rounds).items()}
+    times_ms["geometry"] = times_ms.pop("decode and geometry") - times_ms["decode"]
+    times_ms["network"] /= session.settings.batch
     return {
-        "ms_per_image": {name: 1e3 * statistics.median(values) for name, values in steps.items()},
+        "ms_per_image": times_ms,
         "mean_file_bytes": statistics.mean(path.stat().st_size for path in paths),
-        "pixels_bytes": image.nbytes,
+        "pixels_bytes": pixels[0].nbytes,
         "images": count,
         "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10,
         "driver_us_per_row": measure_driver(),
@@ -153,6 +176,11 @@ def measure_cost(artifact: Path, dataset: Path, count: int = 64) -> dict[str, An
 
 def measure_driver(parts: int = 100, rows: int = 256) -> float:
     """Return the microseconds that counting and writing a row take in the process that collects them."""
+    import pyarrow as pa
+
+    from nestforge.scale.rows import ROWS, write_results
+    from nestforge.scale.tally import Tally
+
     row = {"truth": 1, "classes": [1, 2, 3, 4, 5], "probabilities": [0.5, 0.2, 0.1, 0.05, 0.01], "error": None}
     tables = [
         pa.Table.from_pylist(
@@ -174,30 +202,31 @@ def measure_driver(parts: int = 100, rows: int = 256) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    """Measure, print, and write after each part."""
+    parser = make_parser(__file__, __doc__)
     parser.add_argument("artifact", type=Path)
-    parser.add_argument("dataset", type=Path)
+    parser.add_argument("dataset", type=Path, help="labelled folder")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", choices=("ray", "loadgen", "cost"))
-    parser.add_argument("-o", "--output", type=Path, default=Path("benchmarks/results/scale.json"))
-    arguments = parser.parse_args()
-    manifest = open_artifact(arguments.artifact).manifest
-    name = f"{manifest.name} {manifest.config.dtype} {manifest.height}x{manifest.width}"
-    results = json.loads(arguments.output.read_text()) if arguments.output.is_file() else {}
-    entry = results.setdefault(name, {})
-    entry["machine"] = read_machine()
+    add_output(parser, "scale.json")
+    args = parser.parse_args()
+    require("pyarrow", "ray", "mlperf_loadgen")
+    manifest = open_artifact(args.artifact).manifest
+    results = read_report(args.output)
+    entry = results.setdefault(f"{manifest.name} {manifest.config.dtype} {manifest.height}x{manifest.width}", {})
+    entry |= describe_environment(("nestforge", "ray", "mlcommons-loadgen", "openvino"))
     entry["cores"] = count_available_cores()
-    entry["versions"] = {package: version(package) for package in ("nestforge", "ray", "mlcommons-loadgen", "openvino")}
-    for kind, measure in (
-        ("cost", lambda: measure_cost(arguments.artifact, arguments.dataset)),
-        ("ray", lambda: measure_ray(arguments.artifact, arguments.dataset, arguments.rounds)),
-        ("loadgen", lambda: measure_loadgen(arguments.artifact, arguments.dataset, arguments.rounds)),
-    ):
-        if arguments.only in (None, kind):
+    parts: dict[str, Callable[[], dict[str, Any]]] = {
+        "cost": partial(measure_cost, args.artifact, args.dataset),
+        "ray": partial(measure_ray, args.artifact, args.dataset, args.rounds),
+        "loadgen": partial(measure_loadgen, args.artifact, args.dataset, args.rounds),
+    }
+    for kind, measure in parts.items():
+        if args.only in (None, kind):
             entry[kind] = measure()
-            write_json(results, str(arguments.output))
+            write_json(results, str(args.output))
             Console().print(kind, entry[kind])
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main, name="scale")

@@ -1,12 +1,11 @@
-"""Tables and plots of docs/performance.md, from what contenders.py, rewrites.py and memory.py measured.
+"""Tables and plots of the document on performance, from what `contenders`, `passes` and `memory` measured.
 
-python benchmarks/performance.py [--results benchmarks/results] [--document docs/performance.md] [--plots docs/plots]
+python -m benchmarks.speed.tables [--results benchmarks/results] [--document docs/performance.md]
+                                  [--plots docs/plots]
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,12 +13,16 @@ from typing import Any
 import numpy as np
 
 from benchmarks.common.documents import make_table, replace_blocks
-from nestforge.measure.statistics import compute_ratio_interval
+from benchmarks.common.report import RESULTS, ROOT, format_interval, format_ratio, make_parser, read_report
+from nestforge.commandline import run_command
 from nestforge.pages.svg import Bar, Line, draw_bars, draw_lines, write_svg
 
-ROOT = Path(__file__).parents[2]
-OURS = "nestforge, int8"
-REFERENCES = {OURS: "ours, times as fast", "nestforge, int8, float_dtype bf16": "ours with float_dtype bf16"}
+DOCUMENT, PLOTS = ROOT / "docs" / "performance.md", ROOT / "docs" / "plots"
+NESTFORGE = "nestforge, int8"
+REFERENCES = {  # what every contender is compared with, and the column that says so
+    NESTFORGE: "nestforge, times as fast",
+    "nestforge, int8, float_dtype bf16": "nestforge with float_dtype bf16",
+}
 WIDTH = 720
 KINDS = {
     "Convolution": "convolutions",
@@ -34,19 +37,13 @@ KINDS = {
 
 
 def format_time(rates: list[float] | str | None) -> str:
-    """Write milliseconds an image: median and quartiles."""
+    """Write milliseconds per image: median and quartiles."""
     if rates is None:
         return ""
     if isinstance(rates, str):
         return "failed"
     low, median, high = np.percentile([1e3 / rate for rate in rates], [25, 50, 75])
     return f"{median:.1f} ({low:.1f} to {high:.1f})"
-
-
-def format_ratio(ours: list[float], theirs: list[float]) -> str:
-    """Write how many times as fast ours are, with the 95% interval."""
-    middle, low, high = compute_ratio_interval(ours, theirs)
-    return f"{middle:.3f} [{low:.3f}, {high:.3f}]"
 
 
 def name_setting(key: str) -> str:
@@ -56,11 +53,11 @@ def name_setting(key: str) -> str:
 
 
 def find_best(result: dict[str, Any], name: str) -> tuple[str, list[float]] | None:
-    """Return the setting with the highest median of images a second on all cores, and its rounds."""
+    """Return the setting with the highest median of images per second on all cores, and its rounds."""
     cores = f", {result['cores']})"
     found = [
         (key, rows[name])
-        for key, rows in result["images_a_second"].items()
+        for key, rows in result["images_per_second"].items()
         if key.endswith(cores) and isinstance(rows.get(name), list)
     ]
     return max(found, key=lambda row: float(np.median(row[1])), default=None)
@@ -69,8 +66,8 @@ def find_best(result: dict[str, Any], name: str) -> tuple[str, list[float]] | No
 def compute_share(result: dict[str, Any], name: str, rates: list[float]) -> float | None:
     """Return the share of the peak of the contender's dtype on all cores.
 
-    A loop on all cores that was disturbed would flatter everybody: as many times one core's peak count where they are
-    more.
+    A loop on all cores that was disturbed would be optimistic for everybody: as many times one core's peak count where
+    they are more.
     """
     peak = find_peak(result, result["dtypes"][name])
     return None if peak is None else float(np.median(rates)) * float(result["macs"]) / peak
@@ -84,17 +81,17 @@ def find_peak(result: dict[str, Any], dtype: str) -> float | None:
 
 
 def make_contenders_table(result: dict[str, Any]) -> str:
-    """Return every contender in every setting, the ratio to ours, the share of peak, and convolutions in float."""
-    settings = list(result["images_a_second"])
-    names = list(dict.fromkeys(name for rows in result["images_a_second"].values() for name in rows))
+    """Return every contender in every setting, the ratio to nestforge, the share of peak, and convolutions in float."""
+    settings = list(result["images_per_second"])
+    names = list(dict.fromkeys(name for rows in result["images_per_second"].values() for name in rows))
     references = {name: title for name, title in REFERENCES.items() if name in names}
     rows = []
     for name in names:
-        cells = [format_time(result["images_a_second"][key].get(name)) for key in settings]
+        cells = [format_time(result["images_per_second"][key].get(name)) for key in settings]
         best = find_best(result, name)
         ratios, share = [""] * len(references), ""
         if best is not None:
-            rates = result["images_a_second"][best[0]]
+            rates = result["images_per_second"][best[0]]
             ratios = ["1" if name == one else format_ratio(rates[one], best[1]) for one in references]
             found = compute_share(result, name, best[1])
             share = "" if found is None else f"{found:.0%}"
@@ -105,23 +102,23 @@ def make_contenders_table(result: dict[str, Any]) -> str:
     return make_table(columns, rows)
 
 
-def make_hand_table(result: dict[str, Any]) -> str:
-    """Return how many times as fast ours are as the combinations by hand, in every setting."""
-    names = [name for name in result["dtypes"] if name.startswith("by hand")]
+def make_hand_tuned_table(result: dict[str, Any]) -> str:
+    """Return how many times as fast nestforge is as the hand-tuned combinations, in every setting."""
+    names = [name for name in result["dtypes"] if name.startswith("hand-tuned")]
     rows = [
         (one, name_setting(key), *(format_ratio(rates[one], rates[name]) for name in names))
         for one in REFERENCES
-        for key, rates in result["images_a_second"].items()
+        for key, rates in result["images_per_second"].items()
         if one in rates
     ]
-    return make_table(("ours", "setting", *names), rows)
+    return make_table(("nestforge", "setting", *names), rows)
 
 
 def list_failures(result: dict[str, Any]) -> list[str]:
     """Return a line for every contender that could not run."""
     failed = {
         name: reason
-        for rows in result["images_a_second"].values()
+        for rows in result["images_per_second"].values()
         for name, reason in rows.items()
         if isinstance(reason, str)
     }
@@ -142,7 +139,7 @@ def make_kernel_table(result: dict[str, Any]) -> str:
 
 
 def make_memory_table(report: dict[str, Any]) -> str:
-    """Return peak memory and time of a build by images, ours beside the peers."""
+    """Return peak memory and time of a build by images, nestforge beside the peers."""
     builds = report["builds"]
     counts = list(next(iter(builds.values())))
     rows = []
@@ -153,11 +150,11 @@ def make_memory_table(report: dict[str, Any]) -> str:
             for count in counts
         ]
         rows.append((name, *cells))
-    return make_table(("who", *(f"{count} images" for count in counts)), rows)
+    return make_table(("built by", *(f"{count} images" for count in counts)), rows)
 
 
-def make_rewrites_table(rows: Sequence[dict[str, Any]]) -> str:
-    """Return what each rewriting that stayed bought."""
+def make_passes_table(rows: Sequence[dict[str, Any]]) -> str:
+    """Return the speedup of each graph optimization pass."""
     lines = [
         (
             row["name"],
@@ -167,24 +164,24 @@ def make_rewrites_table(rows: Sequence[dict[str, Any]]) -> str:
             str(row["matches"]),
             f"{row['without_ms']:.2f}",
             f"{row['with_ms']:.2f}",
-            f"{row['ratio']:.3f} [{row['low']:.3f}, {row['high']:.3f}]",
+            format_interval((row["ratio"], row["low"], row["high"])),
         )
         for row in rows
     ]
-    columns = ("rewriting", "graph", "commit", "run as", "matches", "ms without", "ms with", "times as fast")
+    columns = ("pass", "graph", "commit", "run as", "matches", "ms without", "ms with", "speedup [95%]")
     return make_table(columns, lines)
 
 
 def draw_plots(result: dict[str, Any], folder: Path) -> None:
     """Write the three plots of a network."""
     folder.mkdir(parents=True, exist_ok=True)
-    first = result["images_a_second_by_batch"]["1"]
+    first = result["images_per_second_by_batch"]["1"]
     lines = [
         Line(
             name=name,
             points=tuple(
                 (float(batch), *(float(value) for value in np.percentile(rows[name], [50, 25, 75])))
-                for batch, rows in result["images_a_second_by_batch"].items()
+                for batch, rows in result["images_per_second_by_batch"].items()
                 if isinstance(rows[name], list)
             ),
         )
@@ -194,7 +191,7 @@ def draw_plots(result: dict[str, Any], folder: Path) -> None:
         "throughput against batch",
         lines,
         x_axis="images in a request",
-        y_axis="images a second",
+        y_axis="images per second",
         doubling=True,
         width=WIDTH,
     )
@@ -209,49 +206,56 @@ def draw_plots(result: dict[str, Any], folder: Path) -> None:
         "share of the machine's peak for the dtype", bars, axis="% of register-only multiply-accumulates", width=WIDTH
     )
     write_svg(svg, folder / "peak.svg")
-    kernels = sorted(result["kernels"][OURS], key=lambda kernel: -kernel["time_ms"])[:12]
+    kernels = sorted(result["kernels"][NESTFORGE], key=lambda kernel: -kernel["time_ms"])[:12]
     bars = [
         Bar(label=f"{row['layer_type']} {row['precision']} x {row['count']}", value=row["time_ms"]) for row in kernels
     ]
     write_svg(
-        draw_bars("time by layer type, ours in int8, batch 8", bars, axis="ms an image", width=WIDTH),
+        draw_bars("time by layer type, nestforge in int8, batch 8", bars, axis="ms per image", width=WIDTH),
         folder / "layers.svg",
     )
 
 
+def describe_result(result: dict[str, Any]) -> str:
+    """Write what a network's table holds for: command, machine, versions, peaks."""
+    machine = result["machine"]
+    versions = ", ".join(f"{name} {number}" for name, number in result["versions"].items())
+    peaks = {dtype: find_peak(result, dtype) for dtype in ("fp32", "bf16", "int8")}
+    reached = ", ".join(f"{dtype} {peak / 1e9:,.0f}" for dtype, peak in peaks.items() if peak)
+    head = f"`{result['command']}`; {machine['cpu']}, {' '.join(machine['flags'])}; {versions}."
+    return f"{head} Peaks: {reached} GMAC/s."
+
+
+def make_blocks(results: Path) -> dict[str, str]:
+    """Return every table by the name of its mark."""
+    blocks: dict[str, str] = {}
+    for path in sorted(results.glob("contenders-*.json")):
+        result = read_report(path)
+        failures = "\n".join(list_failures(result))
+        parts = [describe_result(result), make_contenders_table(result), *([failures] if failures else [])]
+        blocks[result["network"]] = "\n\n".join(parts)
+        if result["kernels"]:
+            blocks["layers"] = make_kernel_table(result)
+            blocks["hand-tuned"] = make_hand_tuned_table(result)
+    if memory := read_report(results / "memory.json"):
+        blocks["memory"] = f"`{memory['command']}`:\n\n{make_memory_table(memory)}"
+    if passes := read_report(results / "passes.json"):
+        blocks["passes"] = make_passes_table(passes["rows"])
+    return blocks
+
+
 def main() -> None:
     """Replace the tables in the document, and the plots."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results")
-    parser.add_argument("--document", type=Path, default=ROOT / "docs" / "performance.md")
-    parser.add_argument("--plots", type=Path, default=ROOT / "docs" / "plots", help="folder for the plots")
+    parser = make_parser(__file__, __doc__)
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of JSON files")
+    parser.add_argument("--document", type=Path, default=DOCUMENT)
+    parser.add_argument("--plots", type=Path, default=PLOTS, help="folder for the plots")
     args = parser.parse_args()
-    parts: dict[str, str] = {}
     for path in sorted(args.results.glob("contenders-*.json")):
-        result = json.loads(path.read_text())
-        machine = result["machine"]
-        versions = ", ".join(f"{name} {number}" for name, number in result["versions"].items())
-        peaks = {dtype: find_peak(result, dtype) for dtype in ("fp32", "bf16", "int8")}
-        reached = ", ".join(f"{dtype} {peak / 1e9:,.0f}" for dtype, peak in peaks.items() if peak)
-        head = f"`{result['command']}`; {machine['cpu']}, {' '.join(machine['flags'])}; {versions}."
-        head += f" Peaks: {reached} GMAC/s."
-        failures = list_failures(result)
-        parts[result["network"]] = "\n\n".join(
-            [head, make_contenders_table(result), *(["\n".join(failures)] if failures else [])]
-        )
-        if result["kernels"]:
-            parts["layers"] = make_kernel_table(result)
-            parts["by hand"] = make_hand_table(result)
+        if (result := read_report(path))["kernels"]:
             draw_plots(result, args.plots)
-    memory = args.results / "memory.json"
-    if memory.is_file():
-        report = json.loads(memory.read_text())
-        parts["memory"] = f"`{report['command']}`:\n\n{make_memory_table(report)}"
-    passes = args.results / "rewrites.json"
-    if passes.is_file():
-        parts["passes"] = make_rewrites_table(json.loads(passes.read_text())["rows"])
-    replace_blocks(args.document, parts)
+    replace_blocks(args.document, make_blocks(args.results))
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main, name="tables")
