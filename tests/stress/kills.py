@@ -1,6 +1,6 @@
 """kill -9 at random moments: the work goes on, nothing is lost, and nothing counts twice.
 
-    python benchmarks/kills.py [--kills 200] [--work evaluate vamp ...] [--seed 0] [-o benchmarks/results/kills.json]
+    python -m tests.stress.kills [--kills 200] [--work evaluate vamp ...] [--seed 0] [-o benchmarks/results/kills.json]
 
 Each work is run once without a disturbance. Then it is started, killed after a random part of that time, and started
 again, until it ends by itself; its result must be the undisturbed one, byte for byte and with no file more; of
@@ -10,7 +10,6 @@ they measured), beyond those of the undisturbed run, were done twice.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import random
@@ -27,29 +26,16 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from rich.console import Console
 
 import nestforge
-from nestforge.config import parse_config
-from nestforge.engines.machine import read_machine
-from nestforge.files import write_json
+from benchmarks.common.report import ROOT, add_output, describe_command, make_parser, show_table, write_report
+from nestforge.commandline import run_command
+from nestforge.errors import NestForgeError
 from nestforge.progress import show_bars
-from nestforge.tables.layout import make_grid
+from tests.support.vdsp import make_vdsp
 
-ROOT = Path(__file__).parents[2]
 SAMPLE = ROOT / "examples" / "fashion_mnist" / "sample.zip"
 CONFIG = ROOT / "configs" / "fashion_mnist_int8.yaml"
-VDSP = {
-    "OpType": "FUSION_OP_RGB_RESIZE_CVTCOLOR_NORM_TENSOR",
-    "OpConfig": {
-        "OimageWidth": 56,
-        "OimageHeight": 56,
-        "Mean": [0.286, 0.286, 0.286],
-        "Std": [0.353, 0.353, 0.353],
-        "NormaType": "DIV255_MINUSMEAN_DIVSTD",
-        "ResizeType": "BILINEAR_PILLOW",
-    },
-}
 
 
 @dataclass(frozen=True)
@@ -86,8 +72,8 @@ WORKS = {
         ("result.json",),
         times=("seconds", "time_share"),
     ),
-    "build, bounded": Work(
-        lambda data, out: ("nestforge", "build", f"{data}/bounded.yaml", "--set", f"output={out}/artifact"),
+    "build with max_drop": Work(
+        lambda data, out: ("nestforge", "build", f"{data}/max_drop.yaml", "--set", f"output={out}/artifact"),
         ("artifact/model.onnx",),  # the manifest holds measured times
     ),
     "vamp -p 2": Work(lambda data, out: _vamp(data, out, "-b", "4", "-p", "2"), ("results",)),
@@ -97,40 +83,6 @@ WORKS = {
 def _vamp(data: Path, out: Path, *flags: str) -> tuple[str, ...]:
     model = ("vamp", "-m", f"{data}/int8", "--vdsp_params", f"{data}/vdsp.json", *flags)
     return (*model, "--datalist", f"{data}/list.txt", "--path_output", f"{out}/results")
-
-
-def run_child(counter: Path, tool: str, arguments: list[str]) -> None:
-    """Be the command line, and add a byte to `counter` for every image or layer done: that survives a kill."""
-    from nestforge import cli
-    from nestforge.accuracy import sensitivity
-    from nestforge.engines import openvino
-    from nestforge.vacc import commands, npz
-
-    file = os.open(counter, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-    run, write, measure = openvino._OpenVINOSession.run, npz.write_npz, sensitivity._Probe._measure
-
-    def count_run(self: Any, images_nchw: Any) -> Any:
-        scores = run(self, images_nchw)
-        os.write(file, b"." * len(images_nchw))
-        return scores
-
-    def count_write(*arguments: Any) -> None:
-        write(*arguments)
-        os.write(file, b".")
-
-    def count_measure(*arguments: Any) -> Any:
-        damage = measure(*arguments)
-        os.write(file, b".")
-        return damage
-
-    if tool == "image2npz":
-        npz.write_npz = count_write
-    elif arguments[0] == "sensitivity":
-        sensitivity._Probe._measure = count_measure
-    else:
-        openvino._OpenVINOSession.run = count_run
-    sys.argv = [tool, *arguments]
-    {"nestforge": cli.main, "vamp": commands.vamp, "image2npz": commands.image2npz}[tool]()
 
 
 def prepare(folder: Path, repeat: int) -> None:
@@ -147,20 +99,25 @@ def prepare(folder: Path, repeat: int) -> None:
     config["labels"] = str(ROOT / config["labels"])
     config["calibration"] = {"data": str(folder / "sample" / "calibration"), "count": 50}
     for dtype in ("int8", "fp32"):
-        nestforge.build(parse_config(config | {"dtype": dtype, "output": str(folder / dtype)}, source="kills"))
+        nestforge.build(config | {"dtype": dtype, "output": str(folder / dtype)})
     config["quantize"] |= {"max_drop": 5, "validation": {"data": str(folder / "images")}}
-    (folder / "bounded.yaml").write_text(yaml.safe_dump(config))
-    (folder / "vdsp.json").write_text(json.dumps(VDSP))
+    (folder / "max_drop.yaml").write_text(yaml.safe_dump(config))
+    (folder / "vdsp.json").write_text(json.dumps(make_vdsp(56)))
     command = WORKS["image2npz"].arguments(folder, folder)
     run_until(command, folder / "unused", None)
 
 
 def run_until(arguments: tuple[str, ...], counter: Path, seconds: float | None) -> tuple[bool, float]:
-    """Run the command and kill it after `seconds`; return whether it came to its end, and how long it ran."""
+    """Run the command and kill it after `seconds`; return whether it came to its end, and how long it ran.
+
+    Raises:
+        NestForgeError: it failed by itself.
+    """
     begin = time.perf_counter()
     environment = os.environ | {"NESTFORGE_CACHE": str(counter.parent / "cache")}
     process = subprocess.Popen(
-        [sys.executable, __file__, "--child", str(counter), *arguments],
+        [sys.executable, "-m", "tests.stress.counting", str(counter), *arguments],
+        cwd=ROOT,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         env=environment,
@@ -173,7 +130,7 @@ def run_until(arguments: tuple[str, ...], counter: Path, seconds: float | None) 
         process.communicate()
         return process.returncode == 0, time.perf_counter() - begin
     if process.returncode != 0:
-        raise SystemExit(f"{' '.join(arguments)} failed with {process.returncode}: {stderr}")
+        raise NestForgeError(f"{' '.join(arguments)} failed with {process.returncode}: {stderr}")
     return True, time.perf_counter() - begin
 
 
@@ -199,7 +156,7 @@ def _leave_out(value: Any, keys: tuple[str, ...]) -> Any:
 def try_work(name: str, data: Path, scratch: Path, kills: int, images: int, rng: random.Random) -> dict[str, Any]:
     """Kill one work `kills` times; return what happened."""
     work = WORKS[name]
-    counted = name not in ("vamp -p 2", "build, bounded")  # other processes; several passes
+    counted = name not in ("vamp -p 2", "build with max_drop")  # other processes; several passes
     (scratch / "plain").mkdir(parents=True)
     _, seconds = run_until(work.arguments(data, scratch / "plain"), scratch / "plain" / "counter", None)
     expected = read_results(work, scratch / "plain")
@@ -240,35 +197,33 @@ def _format(value: float | None) -> str:
 
 def main() -> None:
     """Kill, compare, print, write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__file__, __doc__)
     parser.add_argument("--kills", type=int, default=200, help="of all works together, at least")
     parser.add_argument("--work", nargs="+", choices=WORKS, default=list(WORKS), help="default: all")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--repeat", type=int, default=4, help="how often each of the 2,000 images is there")
-    parser.add_argument("-o", "--output", type=Path, default=Path("benchmarks/results/kills.json"))
+    add_output(parser, "kills.json")
     args = parser.parse_args()
     rng = random.Random(args.seed)
+    work = None if len(args.work) == len(WORKS) else args.work
+    command = describe_command(__file__, kills=args.kills, work=work, seed=args.seed, repeat=args.repeat)
+    results = {}
     with tempfile.TemporaryDirectory() as folder:
         data, scratch = Path(folder, "data"), Path(folder, "scratch")
         data.mkdir()
         prepare(data, args.repeat)
         kills = -(-args.kills // len(args.work))
-        results = {}
-        command = f"python benchmarks/kills.py --kills {args.kills} --seed {args.seed} --repeat {args.repeat}"
         for name in args.work:
             results[name] = try_work(name, data, scratch, kills, 2000 * args.repeat, rng)
             shutil.rmtree(scratch)
-            write_json({"command": command, "machine": read_machine(), "works": results}, str(args.output))
-    columns = ("work", "images (layers)", "seconds", "kills", "completed", "wrong", "done twice", "at most a kill")
+            write_report(args.output, command=command, works=results)
+    columns = ("work", "images (layers)", "seconds", "kills", "completed", "wrong", "done twice", "at most per kill")
     keys = ("images", "seconds", "kills", "completed", "wrong_results", "done_twice", "done_twice_per_kill_at_most")
     rows = [(name, *(_format(row[key]) for key in keys)) for name, row in results.items()]
-    Console(width=140).print(make_grid("kill -9 at random moments", columns, rows))
+    show_table("kill -9 at random moments", columns, rows)
     if any(row["wrong_results"] for row in results.values()):
         raise SystemExit(1)
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--child"]:
-        run_child(Path(sys.argv[2]), sys.argv[3], sys.argv[4:])
-    else:
-        main()
+    run_command(main, name="kills")

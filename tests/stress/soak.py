@@ -1,6 +1,6 @@
 """bench, evaluate and predict in a loop in one process: memory and file descriptors must stay flat.
 
-    python benchmarks/soak.py ARTIFACT DATASET [--minutes 20] [-o benchmarks/results/soak.json]
+    python -m tests.stress.soak ARTIFACT DATASET [--minutes 20] [-o benchmarks/results/soak.json]
 
 After every cycle: resident memory, open file descriptors, threads. The first quarter of the time is warm-up; the slopes
 are those of a least-squares line through the rest, with the standard error of the memory's.
@@ -8,21 +8,18 @@ are those of a least-squares line through the rest, with the standard error of t
 
 from __future__ import annotations
 
-import argparse
 import os
 import time
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from scipy import stats
 
 import nestforge
+from benchmarks.common.report import add_output, describe_command, make_parser, show_table, write_report
+from nestforge.commandline import run_command
 from nestforge.data.imagefolder import list_images
-from nestforge.engines.machine import read_machine
-from nestforge.files import write_json
 from nestforge.progress import show_bars
-from nestforge.tables.layout import make_pairs_table
 
 WARM_UP = 0.25  # of the time
 
@@ -38,7 +35,7 @@ def read_usage() -> dict[str, float]:
 
 
 def soak(artifact: Path, dataset: Path, seconds: float) -> dict[str, Any]:
-    """Loop for `seconds`; return the samples' slopes an hour, and whether every cycle counted the same."""
+    """Loop for `seconds`; return the samples' slopes per hour, and whether every cycle counted the same."""
     images = list_images(dataset).paths[:16]
     begin = time.monotonic()
     samples: list[dict[str, float]] = []
@@ -71,18 +68,18 @@ def soak(artifact: Path, dataset: Path, seconds: float) -> dict[str, Any]:
 
 def main() -> None:
     """Soak, print, write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__file__, __doc__)
     parser.add_argument("artifact", type=Path)
     parser.add_argument("dataset", type=Path, help="labelled folder; 200 images of it are used")
-    parser.add_argument("--minutes", type=float, default=20)
-    parser.add_argument("-o", "--output", type=Path, default=Path("benchmarks/results/soak.json"))
+    parser.add_argument("--minutes", type=float, default=20.0)
+    add_output(parser, "soak.json")
     args = parser.parse_args()
     result = soak(args.artifact, args.dataset, 60 * args.minutes)
-    shown = [(name, f"{value:,.2f}" if isinstance(value, float) else str(value)) for name, value in result.items()]
-    Console(width=120).print(make_pairs_table("soak", shown))
-    command = f"python benchmarks/soak.py ARTIFACT DATASET --minutes {args.minutes:g}"
-    write_json({"command": command, "machine": read_machine(), **result}, str(args.output))
+    rows = [(name, f"{value:,.2f}" if isinstance(value, float) else str(value)) for name, value in result.items()]
+    show_table("soak", ("measured", "value"), rows)
+    command = describe_command(__file__, "ARTIFACT", "DATASET", minutes=args.minutes)
+    write_report(args.output, command=command, **result)
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main, name="soak")

@@ -18,23 +18,7 @@ from nestforge.vacc.datalist import name_result, run_datalist
 from nestforge.vacc.npz import convert_images, write_npz
 from nestforge.vacc.vamp import VampSettings, measure_vamp
 from nestforge.vacc.vamp_eval import evaluate_results
-
-
-def make_vdsp(size: int) -> dict[str, object]:
-    """A file that resizes to 72 and crops `size` at 4, 4."""
-    config = {
-        "OimageWidth": size,
-        "OimageHeight": size,
-        "CropX": 4,
-        "CropY": 4,
-        "ResizeWidth": 72,
-        "ResizeHeight": 72,
-        "Mean": [0.485, 0.456, 0.406],
-        "Std": [0.229, 0.224, 0.225],
-        "NormaType": "DIV255_MINUSMEAN_DIVSTD",
-        "ResizeType": "BILINEAR_PILLOW",
-    }
-    return {"OpType": "FUSION_OP_RGB_RESIZE_CVTCOLOR_CROP_NORM_TENSOR", "OpConfig": config}
+from tests.support.vdsp import make_vdsp
 
 
 @pytest.fixture
