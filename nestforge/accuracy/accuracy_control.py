@@ -34,7 +34,7 @@ from nestforge.errors import ConfigError, DataError
 from nestforge.files import fingerprint_file, hash_json
 from nestforge.inference.pipeline import run_in_order
 from nestforge.journal import Journal, keep_journal
-from nestforge.measure.benchmark import Run, run_interleaved
+from nestforge.measure.interleave import Run, run_interleaved
 from nestforge.measure.statistics import bound_drop
 from nestforge.progress import Progress
 from nestforge.schema import parse

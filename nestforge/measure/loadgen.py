@@ -23,7 +23,7 @@ from nestforge.engines.base import Parallelism
 from nestforge.errors import ConfigError, DataError, EngineError, NestForgeError
 from nestforge.files import StrPath
 from nestforge.inference.topk import find_hits
-from nestforge.measure.benchmark import Latency
+from nestforge.measure.interleave import Latency
 from nestforge.measure.statistics import Rate, compute_rate
 from nestforge.progress import Progress, no_progress
 

@@ -16,7 +16,7 @@ SHOWN_UNREADABLE = 20
 if TYPE_CHECKING:
     from nestforge.data.loader import UnreadableImage
     from nestforge.engines.base import Parallelism
-    from nestforge.measure.benchmark import Latency
+    from nestforge.measure.interleave import Latency
     from nestforge.measure.statistics import Rate
     from nestforge.scale.run import Placement
 

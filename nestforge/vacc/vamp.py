@@ -19,7 +19,7 @@ from nestforge.compile.build import read_peak_rss_bytes
 from nestforge.engines.base import Parallelism
 from nestforge.engines.machine import count_available_cores
 from nestforge.errors import ConfigError, EngineError, NestForgeError
-from nestforge.measure.benchmark import Latency, Run
+from nestforge.measure.interleave import Latency, Run
 from nestforge.vacc.geometry import check_vdsp
 from nestforge.vacc.vdsp import Vdsp, check_output_size, read_vdsp
 from nestforge.vacc.workers import CONTEXT, open_pool
