@@ -117,7 +117,8 @@ def test_figures_are_those_of_evaluate(page: Page, written: Written) -> None:
     assert vs is not None
     assert f"{result.top1.rate:.2%}" in page.text
     assert (
-        f"{vs.changed_predictions} of {result.images} answers differ: {vs.lost} lost, {vs.gained} gained" in page.text
+        f"{vs.changed_predictions} of {result.images} predictions differ: {vs.lost} lost, {vs.gained} gained"
+        in page.text
     )
     assert f"{100 * abs(vs.difference):.2f}" in page.text
     for speed in written.result.speeds:
@@ -179,9 +180,9 @@ def test_alone_and_without_measurements(written: Written, tmp_path: Path) -> Non
     assert "parity" in page.text
     report([written.artifacts[0]], output=tmp_path / "one.html", bench=False, dataset=written.dataset, limit=6)
     page = Page((tmp_path / "one.html").read_text())
-    assert "answered worst" in page.text
+    assert "have the lowest accuracy" in page.text
     assert "--limit 6" in page.text
-    assert "Changed answers" not in page.text
+    assert "Changed predictions" not in page.text
 
 
 def test_calibration_images_are_refused_or_named(written: Written, calibration_images: Path, tmp_path: Path) -> None:
