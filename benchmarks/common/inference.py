@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
+import nestforge
 from nestforge.artifact.artifact import Artifact
 from nestforge.data.loader import Unreadable
 from nestforge.engines.base import Images, Session
@@ -16,7 +17,9 @@ from nestforge.engines.machine import count_available_cores
 from nestforge.errors import DataError
 from nestforge.inference.pipeline import Arrangement, choose_arrangement, classify_in_session, run_in_order
 from nestforge.progress import show_bars
-from nestforge.scale.run import SourceResult, evaluate_source
+
+if TYPE_CHECKING:
+    from nestforge.scale.run import SourceResult
 
 Item = TypeVar("Item")
 Parallelism = Arrangement
@@ -81,4 +84,4 @@ def evaluate_parts(
     artifact: Path, source: Path, *, threads: int, ray: str | None = None, workers: int | None = None
 ) -> SourceResult:
     """Count in this process, or with `workers` on a Ray cluster."""
-    return evaluate_source(artifact, source, ray=ray, workers=workers, threads=threads)
+    return nestforge.evaluate_source(artifact, source, ray=ray, workers=workers, threads=threads)
