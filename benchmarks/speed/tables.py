@@ -1,7 +1,8 @@
 """Tables and plots of the document on performance, from what `contenders`, `passes` and `memory` measured.
 
-python -m benchmarks.speed.tables [--results benchmarks/results] [--document docs/performance.md]
-                                  [--plots docs/plots]
+    python -m benchmarks.speed.tables [--results benchmarks/results] [--document docs/performance.md] [--plots FOLDER]
+
+Each table stands between the marks of its network or subject; what is printed says which were replaced.
 """
 
 from __future__ import annotations

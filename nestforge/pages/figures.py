@@ -42,7 +42,7 @@ def draw_accuracy(
             caption=f"Share of {evaluations[0].images:,} images whose true class is predicted first, with Wilson's 95% "
             "interval."
             + (
-                " All artifacts saw the same images, so compare them by the paired difference and not by these intervals."
+                " All artifacts saw the same images: compare them by the paired difference, not by these intervals."
                 if others
                 else ""
             ),
@@ -111,7 +111,7 @@ def draw_speed(speeds: Sequence[Speed], names: Sequence[str], reference: int) ->
             svg=draw_histogram(
                 f"Latency at batch {firsts[0].batch}" if same else "Latency", samples, axis="latency (ms)"
             ),
-            caption=f"Time from passing in a batch to its logits, on {speeds[0].threads} threads; requests: {requests}. "
+            caption=f"Time from passing in a batch to its logits, on {speeds[0].threads} threads ({requests}). "
             "The dashed line is the median. Only the beginning of a long tail is drawn; the table below has p99.",
             commands=_write_benches([replace(speed, batches=speed.batches[:1]) for speed in speeds], reference),
         ),
@@ -135,8 +135,8 @@ def draw_speed(speeds: Sequence[Speed], names: Sequence[str], reference: int) ->
             Figure(
                 anchor="figure-ratio",
                 svg=draw_intervals(f"Throughput over that of {names[reference]}", ratios, axis="ratio", reference=1.0),
-                caption="The median ratio over interleaved rounds, with its 95% interval. Disturbances that affect both "
-                "artifacts alike cancel.",
+                caption="The median ratio over interleaved rounds, with its 95% interval. Disturbances that affect "
+                "both artifacts alike cancel.",
                 commands=_write_benches(speeds, reference),
             )
         )
@@ -157,8 +157,8 @@ def draw_speed(speeds: Sequence[Speed], names: Sequence[str], reference: int) ->
             Figure(
                 anchor="figure-peak",
                 svg=draw_bars("Share of the machine's peak", shares, axis="share of peak (%)"),
-                caption="Multiply-accumulates per second of convolutions and matrix products, as a share of the peak that "
-                f"this machine reached for the dtype in the same minutes ({', '.join(methods)}).",
+                caption="Multiply-accumulates per second of convolutions and matrix products, as a share of the peak "
+                f"that this machine reached for the dtype in the same minutes ({', '.join(methods)}).",
                 commands=_write_benches(speeds, reference),
             )
         )

@@ -51,6 +51,7 @@ WORKS = {
     "evaluate": Work(
         lambda data, out: ("nestforge", "evaluate", f"{data}/int8", f"{data}/images", "--json", f"{out}/result.json"),
         ("result.json",),
+        times=("seconds",),
     ),
     "evaluate --vs": Work(
         lambda data, out: (
@@ -58,6 +59,7 @@ WORKS = {
             *("--json", f"{out}/result.json"),
         ),
         ("result.json",),
+        times=("seconds",),
     ),
     "image2npz": Work(
         lambda data, out: (
