@@ -83,7 +83,7 @@ def remove_leftovers(folder: Path) -> None:
 
 
 def _was_killed(writer: str) -> bool:
-    """Tell whether the process with this number, as in a temporary name, is no more."""
+    """Tell whether the process with this number, as in a temporary name, has ended."""
     return writer.isdecimal() and not _is_alive(int(writer))
 
 
@@ -211,4 +211,4 @@ def write_json(value: Any, target: str) -> None:
         sys.stdout.write(text)
         return
     with atomic_write(Path(target)) as partial:
-        partial.write_text(text, encoding="utf-8", errors="backslashreplace")  # a name that is no UTF-8: \\udcXX
+        partial.write_text(text, encoding="utf-8", errors="backslashreplace")  # a name that is not UTF-8: \\udcXX

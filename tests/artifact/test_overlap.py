@@ -1,4 +1,4 @@
-"""Accuracy is not measured on calibration images, unless somebody insists."""
+"""Accuracy is not measured on calibration images, unless overridden."""
 
 from __future__ import annotations
 

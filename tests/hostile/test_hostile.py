@@ -103,7 +103,7 @@ def test_terminal_and_json_survive_every_name(root: Path, folder: Path, rows: li
     assert again | {"seconds": 0} == found | {"seconds": 0}
 
 
-def test_insisting_on_a_changed_artifact(root: Path, rows: list[dict[str, Any]]) -> None:
+def test_overriding_the_check_of_a_changed_artifact(root: Path, rows: list[dict[str, Any]]) -> None:
     changed = root / "kinds" / "artifacts" / "changed_labels"
     image = root / "good.jpg"
     refused = run(NESTFORGE, "predict", changed, image, code=2)
