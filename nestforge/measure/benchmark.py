@@ -22,7 +22,7 @@ __all__ = ["ROUNDS", "BenchmarkComparison", "BenchmarkResult", "Latency", "Run",
 
 @dataclass(frozen=True, kw_only=True)
 class BenchmarkComparison:
-    """The other artifact, measured interleaved; `ratio` is the first's throughput over its own, the median of rounds."""
+    """The other artifact, measured interleaved; `ratio` is the first's throughput over its own (median)."""
 
     artifact: Path
     dtype: str
