@@ -46,8 +46,6 @@ def predict(
     """Classify images: the best classes with names and probabilities. Exit code 1 if some could not be read."""
     from nestforge.tables.measurements import show_predictions
 
-    if output is None and (ray is not None or workers is not None or threads is not None):
-        raise NestForgeError("--ray, --workers and --threads write many predictions to a file; name it with --output")
     result = nestforge.predict(
         artifact,
         images,

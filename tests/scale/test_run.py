@@ -258,8 +258,7 @@ def test_commands(artifacts: dict[str, Path], damaged: Path, shards: Path, tmp_p
         ("evaluate", artifacts["fp32"], shards, "--workers", 3),
         ("evaluate", artifacts["fp32"], shards, "--ray", "127.0.0.1:1"),
         ("evaluate", artifacts["fp32"], shards, "--ray", "somewhere"),
-        ("predict", artifacts["fp32"], shards, "--ray", "local"),
-        ("predict", artifacts["fp32"], shards, "--threads", 2),
+        ("predict", artifacts["fp32"], shards, "--workers", 2),
     ):
         done = run(*arguments, code=2)
         assert done.stdout == ""
