@@ -72,7 +72,7 @@ def build(
     show_config(resolved, make_stderr())
     result = nestforge.build(resolved, overwrite=overwrite, progress=show_bars)
     if explain:
-        result = replace(result, explanation=nestforge.accuracy_build(result.artifact, progress=show_bars))
+        result = replace(result, explanation=nestforge.explain_build(result.artifact, progress=show_bars))
     emit(result, show_build, json)
 
 

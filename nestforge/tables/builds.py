@@ -109,7 +109,7 @@ def list_manifest_rows(manifest: Manifest) -> list[tuple[str, str]]:
         ),
         ("engine, dtype", f"{config.engine}, {config.dtype}"),
         ("preprocessing", manifest.preprocess.describe()),
-        ("preprocessing sha256", manifest.preprocess_sha256),
+        ("sha256", manifest.preprocess_sha256),
         (
             "parity",
             f"cosine {parity.cosine:.6f}, max abs {parity.max_abs:.4g}, top-1 agreement "

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def show_models(rows: Sequence[ModelRow], console: Console) -> None:
-    columns = ("model", "size", "params (M)", "MACs (G)", "kernels (G)", "vendor flops(G)", "top-1 (%)", "sha256")
+    columns = ("model", "size", "params\n(M)", "MACs\n(G)", "kernels\n(G)", "vendor\n(G)", "top-1\n(%)", "sha256")
     lines = [
         (
             row.name,
@@ -33,9 +33,9 @@ def show_models(rows: Sequence[ModelRow], console: Console) -> None:
     console.print(
         "MACs: as in published tables (thop: batch norm and average pools included).\n"
         "kernels: convolutions and linear layers alone.\n"
-        "vendor flops(G): as in the vendor guide, MACs x 2 / 0.9e9. Its 79.762 for\n"
-        "resnest200 looks like transposed digits: the formula gives 79.672, and the guide's\n"
-        "other rows to the last digit.\n"
+        "vendor: flops(G) of the vendor guide, MACs x 2 / 0.9e9. This formula gives its\n"
+        "rows to the last digit, except resnest200: its 79.762 looks like transposed\n"
+        "digits of 79.672.\n"
         "top-1: as published:",
         highlight=False,
     )
