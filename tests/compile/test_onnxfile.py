@@ -193,7 +193,7 @@ def test_what_is_not_known_is_said_and_not_shown_as_a_share(tmp_path: Path) -> N
     }
     build(parse_config(config, source="test"))
     rows = dict(list_manifest_rows(inspect(tmp_path / "artifact")))
-    assert rows["model"] == "a, 4 classes, 8x8, MACs not known"
+    assert rows["model"] == "a, 4 classes, 8x8, MACs unknown"
     result = bench(tmp_path / "artifact", seconds=0.3)
     assert (result.macs, result.peak_share) == (0, None)
     show_bench(result, Console(file=(text := io.StringIO()), width=100))
