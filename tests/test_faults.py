@@ -8,28 +8,12 @@ import os
 import resource
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-NESTFORGE = "from nestforge.cli import main; main()"
-IMAGE2NPZ = "from nestforge.vacc.commands import image2npz; image2npz()"
-
-
-def start(program: str, *arguments: object, **options: object) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", program, *map(str, arguments)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)  # type: ignore[call-overload,no-any-return]
-
-
-def run(program: str, *arguments: object, code: int, **options: object) -> str:
-    """Return stderr."""
-    process = start(program, *arguments, **options)
-    _, stderr = process.communicate(timeout=120)
-    assert process.returncode == code, stderr
-    assert "Traceback" not in stderr
-    return stderr
+from tests.support.processes import IMAGE2NPZ, NESTFORGE, list_all, run
 
 
 @pytest.fixture
@@ -46,10 +30,6 @@ def disk(tmp_path: Path) -> Iterator[Path]:
         pytest.skip("may not mount a small disk here")
     yield folder
     subprocess.run(["umount", str(folder)], check=True)
-
-
-def list_all(folder: Path) -> list[str]:
-    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
 
 
 def write_config(slim_config: dict[str, object], folder: Path, output: Path) -> Path:

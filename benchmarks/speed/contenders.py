@@ -88,9 +88,7 @@ def on_nestforge(folder: str, dtype: Dtype, *, large: bool = False) -> Contender
 
     def open_session(task: Task, settings: Settings) -> Session:
         opened = open_artifact(task.folder / folder)
-        return opened.open_session(
-            batch=settings.batch, streams=settings.streams, threads=settings.threads, profile=settings.profile
-        )
+        return opened.open_session(settings, profile=settings.profile)
 
     return Contender(open_session, dtype, large)
 

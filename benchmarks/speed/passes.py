@@ -31,6 +31,7 @@ from benchmarks.common.torch_export import export_module
 from nestforge.artifact.artifact import open_artifact
 from nestforge.commandline import run_command
 from nestforge.config import read_config
+from nestforge.engines.base import Parallelism
 from nestforge.engines.machine import count_available_cores
 from nestforge.measure.interleave import Run, run_interleaved
 from nestforge.measure.statistics import compute_ratio_interval
@@ -83,7 +84,7 @@ def compare(
         built.append(open_artifact(output))
     rows = []
     for batch in (1, 8):
-        with_pass, without_pass = (Run(artifact.open_session(batch=batch)) for artifact in built)
+        with_pass, without_pass = (Run(artifact.open_session(Parallelism.make(batch=batch))) for artifact in built)
         run_interleaved(
             [with_pass, without_pass],
             seconds=SECONDS,

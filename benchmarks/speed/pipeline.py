@@ -7,7 +7,7 @@ ResNeSt-50 at 224 with seeded weights, int8, calibrated on the photographs. Thre
 
 - stages: milliseconds per image of every step alone, on one thread and on as many as there are cores; simplejpeg's
   decoder too, where that package is installed
-- parallelism: the whole pipeline with other batches, streams and workers
+- parallelism: the whole pipeline with other batches and streams
 - contenders: the default against the usual script (Pillow, ONNX Runtime's static int8, one loop of batch 1) and
   against the same with decoding in threads; one process each, interleaved, the same images
 
@@ -30,14 +30,7 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.common.images import LazySamples
-from benchmarks.common.inference import (
-    ONE_BY_ONE,
-    Parallelism,
-    choose_parallelism,
-    classify,
-    make_parallelism,
-    open_session,
-)
+from benchmarks.common.inference import classify
 from benchmarks.common.models import build_seeded, write_float32
 from benchmarks.common.peers import quantize_with_onnxruntime
 from benchmarks.common.processes import RemoteRun, interleave_processes
@@ -54,9 +47,11 @@ from nestforge.artifact.artifact import open_artifact
 from nestforge.commandline import run_command
 from nestforge.data.imagefolder import choose_balanced, list_images
 from nestforge.data.preprocess import ECenterCrop, load_image, make_reference_preprocess, normalize_images
-from nestforge.engines.base import Images
+from nestforge.engines.base import Images, Parallelism
 from nestforge.engines.machine import count_available_cores
 from nestforge.errors import NestForgeError
+from nestforge.inference.classifier import Classifier
+from nestforge.inference.pipeline import choose_parallelism
 from nestforge.measure.interleave import TimedCall
 from nestforge.measure.statistics import compute_ratio_interval
 
@@ -116,13 +111,12 @@ def open_usual_script(model: Path, workers: int, paths: Paths) -> TimedCall[Pred
 def open_pipeline(folder: Path, parallelism: Parallelism, paths: Paths) -> TimedCall[Predictions]:
     """Open nestforge with this parallelism."""
     artifact = open_artifact(folder)
-    session = open_session(artifact, parallelism)
-    return TimedCall(partial(classify, artifact, session, paths, parallelism), images=len(paths))
+    return TimedCall(partial(classify, Classifier(artifact, parallelism), paths), images=len(paths))
 
 
 def open_network(folder: Path, parallelism: Parallelism, paths: Paths) -> TimedCall[None]:
     """Open the network alone, driven from one thread per stream with the same random images."""
-    session = open_session(open_artifact(folder), parallelism)
+    session = open_artifact(folder).open_session(parallelism)
     inputs = np.random.default_rng(0).standard_normal((parallelism.batch, 3, SIZE, SIZE), np.float32)
     pool = ThreadPoolExecutor(parallelism.streams)
     requests = max(1, len(paths) // parallelism.batch)
@@ -191,13 +185,9 @@ def resize_box(image: Image.Image) -> Image.Image:
 def list_parallelisms(default: Parallelism) -> dict[str, Parallelism]:
     """Return the default and what else could be chosen."""
     cores = count_available_cores()
-    others = ((1, cores, cores), (4, cores, cores), (2, cores, cores + 1), (8, 1, 2))
-    return {"default": default} | {
-        f"batch {batch}, {streams} streams, {workers} workers": make_parallelism(
-            batch=batch, streams=streams, workers=workers
-        )
-        for batch, streams, workers in others
-    }
+    others = [Parallelism(batch=batch, streams=cores, threads=cores) for batch in (1, 4)]
+    others.append(Parallelism(batch=8, streams=1, threads=cores))
+    return {"default": default} | {f"batch {other.batch}, {other.streams} streams": other for other in others}
 
 
 def compare(
@@ -272,7 +262,7 @@ def main() -> None:
         paths = choose_balanced(list_images(args.photos), args.count, seed=1)
         stages_ms = time_stages(dict(list_stages(paths)), threads=(1, cores), rounds=3)
         parallelisms = list_parallelisms(choose_parallelism(opened, len(paths)))
-        one_by_one = classify(opened, open_session(opened, ONE_BY_ONE), paths, ONE_BY_ONE)
+        one_by_one = classify(Classifier(opened, Parallelism()), paths)
         runs = compare(artifact, peer, parallelisms, paths, args.rounds)
     results = summarize(runs, parallelisms, one_by_one)
     network_ms, loading_ms = (results[name]["median_ms"] for name in ("network alone", "loading alone"))

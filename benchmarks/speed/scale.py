@@ -28,14 +28,14 @@ from rich.console import Console
 
 import nestforge
 from benchmarks.common.extras import require
-from benchmarks.common.inference import evaluate_parts
 from benchmarks.common.report import add_output, describe_environment, make_parser, read_report
 from benchmarks.common.stages import Stage, time_stages
 from nestforge.artifact.artifact import open_artifact
 from nestforge.commandline import run_command
 from nestforge.data.imagefolder import choose_balanced, list_images
-from nestforge.data.parts import EncodedImage
+from nestforge.data.images import EncodedImage
 from nestforge.data.preprocess import decode_image, normalize_images, read_image
+from nestforge.engines.base import Parallelism
 from nestforge.engines.machine import count_available_cores
 from nestforge.errors import NestForgeError
 from nestforge.files import write_json
@@ -76,7 +76,7 @@ def measure_ray(artifact: Path, dataset: Path, rounds: int) -> dict[str, Any]:
         tenth = copy_tenth(dataset, Path(folder) / "tenth")
 
         def evaluate_both(way: dict[str, Any]) -> tuple[Any, Any]:
-            return evaluate_parts(artifact, tenth, **way), evaluate_parts(artifact, dataset, **way)
+            return nestforge.evaluate(artifact, tenth, **way), nestforge.evaluate(artifact, dataset, **way)
 
         runs = {name: TimedCall(partial(evaluate_both, way)) for name, way in WAYS.items()}
         interleave(list(runs.values()), rounds, "evaluating")
@@ -149,7 +149,7 @@ def measure_cost(artifact: Path, dataset: Path, count: int = 64, rounds: int = 5
     """Return the median milliseconds per image of every step on one core, and its bytes."""
     opened = open_artifact(artifact)
     preprocess = opened.manifest.preprocess
-    session = opened.open_session(batch=opened.choose_batch(8), threads=1)
+    session = opened.open_session(Parallelism(batch=opened.choose_batch(8)))
     paths = choose_balanced(list_images(dataset), count, seed=0)
     encoded = [EncodedImage(path.name, path.read_bytes()) for path in paths]
     pixels = [read_image(image, preprocess) for image in encoded]
@@ -176,19 +176,24 @@ def measure_cost(artifact: Path, dataset: Path, count: int = 64, rounds: int = 5
 
 def measure_driver(parts: int = 100, rows: int = 256) -> float:
     """Return the microseconds that counting and writing a row take in the process that collects them."""
-    import pyarrow as pa
-
-    from nestforge.scale.rows import ROWS, write_results
+    from nestforge.scale.arrow import rows_from_table, table_from_rows, write_results
+    from nestforge.scale.rows import Row
     from nestforge.scale.tally import Tally
 
-    row = {"truth": 1, "classes": [1, 2, 3, 4, 5], "probabilities": [0.5, 0.2, 0.1, 0.05, 0.01], "error": None}
     tables = [
-        pa.Table.from_pylist(
+        table_from_rows(
             [
-                row | {"part": part, "position": i, "of": rows, "key": f"{part:05d}.tar/{i:08d}.jpg"}
-                for i in range(rows)
+                Row(
+                    part=part,
+                    position=position,
+                    key=f"{part:05d}.tar/{position:08d}.jpg",
+                    truth=1,
+                    classes=(1, 2, 3, 4, 5),
+                    probabilities=(0.5, 0.2, 0.1, 0.05, 0.01),
+                )
+                for position in range(rows)
             ],
-            schema=ROWS,
+            of=rows,
         )
         for part in range(parts)
     ]
@@ -197,7 +202,9 @@ def measure_driver(parts: int = 100, rows: int = 256) -> float:
         begin = time.perf_counter()
         with write_results(Path(folder) / "rows.parquet", {}) as write:
             for table in tables:
-                write(tally.add(table))
+                for row in rows_from_table(table):
+                    if tally.add(row):
+                        write(row)
         return 1e6 * (time.perf_counter() - begin) / (parts * rows)
 
 

@@ -1,6 +1,6 @@
-"""From a file to what the network sees: the only decode, crop, resize and normalise of the project.
+"""From an image file to the network's input: the project's only code that decodes, crops, resizes and normalises.
 
-The description (`Preprocess`) is part of every artifact, with its hash. All geometry has Pillow's semantics:
+The description (`Preprocess`) and its hash are part of every artifact. Crops and resizes work as in Pillow:
 torchvision's transforms on PIL images give the same bytes.
 """
 
@@ -10,13 +10,14 @@ import hashlib
 import io
 import json
 from pathlib import Path
-from typing import Annotated, Literal, Protocol, Self
+from typing import Annotated, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from nestforge.data.images import AnyImage, PixelImage
 from nestforge.errors import ConfigError, DataError
 
 ImageHWC = npt.NDArray[np.uint8]  # (H, W, 3) RGB
@@ -30,20 +31,14 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
-class ImageFile(Protocol):
-    """A whole image file: a `Path`, or bytes from elsewhere under the name that `str` gives."""
-
-    def read_bytes(self) -> bytes: ...
-
-
 class _Op(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
 class ECenterCrop(_Op):
-    """The authors' crop: a centred square of side short x S/(S+32), resized to S x S.
+    """The authors' crop: a centred square with side S/(S+32) of the short side, resized to S x S.
 
-    Left and top are rounded, then right and bottom, as Pillow rounds the box (seed document, "pre-processing").
+    Left and top are rounded first, then right and bottom, as Pillow rounds the box (vendor guide, "pre-processing").
     """
 
     op: Literal["ecenter_crop"] = "ecenter_crop"
@@ -65,7 +60,7 @@ class ECenterCrop(_Op):
 
 
 class Resize(_Op):
-    """One number: the short side, the aspect ratio kept. Two, [height, width]: squash to exactly that."""
+    """`size` is the new short side, with the aspect ratio kept, or [height, width], to which the image is squashed."""
 
     op: Literal["resize"] = "resize"
     size: Side | tuple[Side, Side]
@@ -119,7 +114,7 @@ class Preprocess(BaseModel):
     mean: Triple = IMAGENET_MEAN
     std: Triple = IMAGENET_STD
     exif_orientation: bool = False  # the reference ignores it
-    channels: Literal["rgb", "bgr"] = "rgb"  # the order the network takes; mean and std are in that order
+    channels: Literal["rgb", "bgr"] = "rgb"  # the order that the network takes; mean and std are in the same order
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -129,7 +124,7 @@ class Preprocess(BaseModel):
 
     @property
     def output_hw(self) -> tuple[int, int] | None:
-        """Height and width of every result, or None where they follow the image."""
+        """Height and width of every result, or None if they depend on the image."""
         size: tuple[int, int] | None = None
         for op in self.ops:
             size = op.output_size(size)
@@ -140,12 +135,12 @@ class Preprocess(BaseModel):
         """Hash of the canonical JSON of this description."""
         data = self.model_dump(mode="json")
         if self.channels == "rgb":
-            del data["channels"]  # so that descriptions from before the key keep their hash
+            del data["channels"]  # so that descriptions older than this key keep their hash
         text = json.dumps(data, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
 
     def describe(self) -> str:
-        """Return one line for people."""
+        """Return a description in one line."""
         names = {"ecenter_crop": "ECenterCrop", "resize": "resize", "center_crop": "centre crop"}
         steps = [
             f"{names[op.op]} {op.size}" + (f" {op.interpolation}" if not isinstance(op, CenterCrop) else "")
@@ -159,43 +154,51 @@ def make_reference_preprocess(size: int) -> Preprocess:
     return Preprocess(ops=(ECenterCrop(size=size),))
 
 
-def decode_image(path: ImageFile, *, exif_orientation: bool = False) -> Image.Image:
-    """Decode any image Pillow knows to RGB.
+def decode_image(path: AnyImage, *, exif_orientation: bool = False) -> Image.Image:
+    """Decode any image that Pillow knows to RGB; for pixels that are already decoded, only convert the mode.
 
-    16-bit grey values are scaled to 8 bits, 32-bit ones (TIFF) clipped as Pillow does; alpha is dropped; the first
-    frame of an animation is used.
+    16-bit grey values are scaled to 8 bits, and 32-bit ones (TIFF) are clipped as in Pillow. Alpha is dropped. Of an
+    animation the first frame is used.
 
     Raises:
         DataError: not a readable image, float pixels, or more than `MAX_PIXELS`.
     """
     try:
+        if isinstance(path, PixelImage):
+            return _prepare_decoded(path.open(), exif_orientation=exif_orientation)
         if isinstance(path, Path) and path.exists() and not path.is_file():
-            raise DataError(f"{path}: not a regular file")  # a pipe would be waited for
+            raise DataError(f"{path}: not a regular file")  # reading a pipe would block
         with Image.open(path if isinstance(path, Path) else io.BytesIO(path.read_bytes())) as image:
-            if image.format == "EPS":
-                raise DataError(f"{path}: not an image but a program (EPS); save it as PNG")  # Pillow would run it
-            if image.size[0] * image.size[1] > MAX_PIXELS:
-                raise DataError(f"{path}: {image.size[0]}x{image.size[1]} is more than {MAX_PIXELS:,} pixels")
-            image.load()
-            return _convert_to_rgb(ImageOps.exif_transpose(image) if exif_orientation else image)
+            return _prepare_decoded(image, exif_orientation=exif_orientation)
     except DataError as error:
         raise DataError(f"{path}: {str(error).removeprefix(f'{path}: ')}") from error
-    except Exception as error:  # Pillow's decoders raise whatever the broken bytes lead them to
+    except UnidentifiedImageError as error:
+        raise DataError(f"{path}: not a readable image (unknown format)") from error
+    except Exception as error:  # Pillow's decoders raise many kinds of errors on broken bytes
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(f"{path}: not a readable image ({reason})") from error
 
 
+def _prepare_decoded(image: Image.Image, *, exif_orientation: bool) -> Image.Image:
+    if image.format == "EPS":
+        raise DataError("not an image but a program (EPS); save it as PNG")  # Pillow would run it
+    if image.size[0] * image.size[1] > MAX_PIXELS:
+        raise DataError(f"{image.size[0]}x{image.size[1]} is more than {MAX_PIXELS:,} pixels")
+    image.load()
+    return _convert_to_rgb(ImageOps.exif_transpose(image) if exif_orientation else image)
+
+
 def _convert_to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "F":
-        raise DataError("pixels are floating-point numbers of unknown range; save it with 8 or 16 bits")
+        raise DataError("pixels are floating-point numbers of unknown range; save the image with 8 or 16 bits")
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
         grey = (np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8)
         return Image.fromarray(grey).convert("RGB")
     return image.convert("RGB")
 
 
-def read_image(path: ImageFile, preprocess: Preprocess) -> ImageHWC:
-    """Return the image after all geometry: (H, W, 3) uint8 RGB.
+def read_image(path: AnyImage, preprocess: Preprocess) -> ImageHWC:
+    """Return the image after all crops and resizes: (H, W, 3) uint8 RGB.
 
     Raises:
         DataError: not a readable image.
@@ -209,7 +212,7 @@ def read_image(path: ImageFile, preprocess: Preprocess) -> ImageHWC:
         raise DataError(f"{path}: cannot be preprocessed ({error})") from error
 
 
-def load_image(path: ImageFile, preprocess: Preprocess) -> npt.NDArray[np.float32]:
+def load_image(path: AnyImage, preprocess: Preprocess) -> npt.NDArray[np.float32]:
     """Return the image as the network takes it: (3, H, W) float32.
 
     Raises:

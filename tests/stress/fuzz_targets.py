@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.common.report import ROOT
-from tests.support.vdsp import make_vdsp
+from tests.support.vacc import make_vdsp
 
 VARIANT = "resnest14_slim"
 
@@ -247,10 +247,10 @@ def make_results(folder: Path) -> list[bytes]:
 
 def read_marker(path: Path) -> None:
     from nestforge.vacc.datalist import run_datalist
-    from nestforge.vacc.vamp import VampSettings
+    from nestforge.vacc.vamp import open_settings
 
     side = path.parent / "side"
-    settings = VampSettings(model=side / "artifact", vdsp_params=side / "vdsp.json")
+    settings = open_settings(side / "artifact", side / "vdsp.json")
     run_datalist(settings, side / "list.txt", path.parent)
 
 

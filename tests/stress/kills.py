@@ -32,7 +32,7 @@ from benchmarks.common.report import ROOT, add_output, describe_command, make_pa
 from nestforge.commandline import run_command
 from nestforge.errors import NestForgeError
 from nestforge.progress import show_bars
-from tests.support.vdsp import make_vdsp
+from tests.support.vacc import make_vdsp
 
 SAMPLE = ROOT / "examples" / "fashion_mnist" / "sample.zip"
 CONFIG = ROOT / "configs" / "fashion_mnist_int8.yaml"
@@ -51,6 +51,7 @@ WORKS = {
     "evaluate": Work(
         lambda data, out: ("nestforge", "evaluate", f"{data}/int8", f"{data}/images", "--json", f"{out}/result.json"),
         ("result.json",),
+        times=("seconds",),
     ),
     "evaluate --vs": Work(
         lambda data, out: (
@@ -58,6 +59,7 @@ WORKS = {
             *("--json", f"{out}/result.json"),
         ),
         ("result.json",),
+        times=("seconds",),
     ),
     "image2npz": Work(
         lambda data, out: (

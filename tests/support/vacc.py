@@ -1,4 +1,4 @@
-"""Vendor's vdsp_params files for tests."""
+"""A vdsp_params file for small images."""
 
 from __future__ import annotations
 
