@@ -16,6 +16,7 @@ class FakeEngine:
 
     name = "fake"
     version = "0"
+    preferred_passes: frozenset[str] = frozenset()
 
     def __init__(self, answer: Callable[[Images], Logits]) -> None:
         self.answer = answer
