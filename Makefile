@@ -37,8 +37,8 @@ check: $(VENV)/.installed-dev
 
 # PHOTOS=folder calibrates on photographs; without it on generated images. An hour and more; alone on the machine.
 bench: $(VENV)/.installed-bench
-	$(BIN)/python benchmarks/contenders.py $(if $(PHOTOS),--photos $(PHOTOS))
-	$(BIN)/python benchmarks/performance.py
+	$(BIN)/python -m benchmarks.speed.contenders $(if $(PHOTOS),--photos $(PHOTOS))
+	$(BIN)/python -m benchmarks.speed.tables
 
 clean:
 	rm -rf $(VENV) demo .mypy_cache .pytest_cache .ruff_cache

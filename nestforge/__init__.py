@@ -114,7 +114,6 @@ __all__ = [
     "TopClass",
     "Tuning",
     "UnreadableImage",
-    "__version__",
     "bench",
     "build",
     "evaluate",
@@ -140,4 +139,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted(__all__)
+    return sorted([*__all__, "__version__"])

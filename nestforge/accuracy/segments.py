@@ -93,7 +93,7 @@ def list_boundary_values(
     """Return for each part of `model` the values at its ends that are not its own to quantize.
 
     A value between two parts is the first's where only layers of that ask for it, and else the second's; so layers
-    that are spared in one part take their quantizers with them.
+    that are kept in float in one part take their quantizers with them.
     """
     boundary_values: list[set[str]] = [set() for _ in segments]
     for place, segment in enumerate(segments[:-1]):
@@ -106,10 +106,10 @@ def list_boundary_values(
 def find_affected_segments(
     segments: Sequence[Segment], boundary_values: Sequence[Collection[str]], changed: Collection[str], place: int
 ) -> range:
-    """Return the parts to open anew where the quantizers of the values in `changed` come or go: `place` among them.
+    """Return the parts to compile again, where quantizers of the values in `changed` appear or go; `place` is one.
 
-    The first layer of a stage may be the only one to read the sum before it in 8 bits: spared, it leaves that sum's
-    inputs in float, which an earlier part puts out.
+    The first layer of a stage may be the only one that reads the sum before it in 8 bits. Kept in float, it leaves the
+    inputs of that sum in float, which are outputs of an earlier part.
     """
     touched = [
         index

@@ -31,7 +31,7 @@ class Parity(_Record):
     """The built model against its float32 source on the same images.
 
     `cosine` is that of all logits taken together; `max_abs` the largest difference of a logit; `top1_agreement`
-    the fraction of images with the same answer.
+    the fraction of images with the same prediction.
     """
 
     cosine: float
@@ -53,8 +53,8 @@ class QuantizationRecord(_Record):
 class FrontierPoint(_Record):
     """A choice of layers left in float, measured on the validation set: rates are fractions of 1.
 
-    `drop` is float32's top-1 minus ours, `drop_high` the upper end of its one-sided 95% interval (paired).
-    `kept_speed` is the throughput as a fraction of that with no layer spared.
+    `drop` is float32's top-1 minus int8's, `drop_high` the upper end of its one-sided 95% interval (paired).
+    `kept_speed` is the throughput as a fraction of that with no layer kept in float.
     """
 
     kept_in_float: tuple[str, ...]
@@ -68,7 +68,7 @@ class FrontierPoint(_Record):
 
 
 class AccuracyControlRecord(_Record):
-    """How a build was kept within `quantize.max_drop`: the layers spared in the end, and every choice measured."""
+    """How a build satisfied `quantize.max_drop`: the layers kept in float, and every choice that was measured."""
 
     kept_in_float: tuple[str, ...]
     max_drop_pp: float
@@ -96,7 +96,7 @@ class TuningRecord(_Record):
 
 
 class PassSpeedup(_Record):
-    """One rewriting: the artifact against the same build with it switched the other way, one image at a time.
+    """One graph pass: the artifact against the same build with the pass switched, one image at a time.
 
     `ratio` is the artifact's throughput over the other's, with its 95% interval.
     """
@@ -112,7 +112,7 @@ class PassSpeedup(_Record):
 
 
 class KernelTime(_Record):
-    """Milliseconds an image that the engine spends in layers of one type and execution precision."""
+    """Milliseconds per image that the engine spends in layers of one type and execution precision."""
 
     layer_type: str
     precision: str
@@ -121,7 +121,7 @@ class KernelTime(_Record):
 
 
 class Explanation(_Record):
-    """What rewritings bought and where time goes, as measured on the machine that asked."""
+    """The speedup of each graph pass and where time goes, measured on this machine."""
 
     passes: tuple[PassSpeedup, ...]
     kernels: tuple[KernelTime, ...]
@@ -146,7 +146,7 @@ class Manifest(_Record):
     versions: dict[str, str]
     cpu_flags: tuple[str, ...]
     parity: Parity
-    passes: dict[str, int] = {}  # pass -> places it changed
+    passes: dict[str, int] = {}  # pass -> matches that it changed
     quantization: QuantizationRecord | None
     accuracy_control: AccuracyControlRecord | None = None
     kernels: dict[str, dict[str, int]]  # layer type -> execution precision -> count, as the engine reports it

@@ -1,4 +1,4 @@
-"""Commands that run artifacts: answers, accuracy, speed."""
+"""Commands that run artifacts: predictions, accuracy, speed."""
 
 from __future__ import annotations
 
@@ -46,8 +46,6 @@ def predict(
     """Classify images: the best classes with names and probabilities. Exit code 1 if some could not be read."""
     from nestforge.tables.measurements import show_predictions
 
-    if output is None and (ray is not None or workers is not None or threads is not None):
-        raise NestForgeError("--ray, --workers and --threads write many predictions to a file; name it with --output")
     result = nestforge.predict(
         artifact,
         images,
@@ -155,20 +153,21 @@ def loadgen(
     dataset: Annotated[Path, typer.Argument(help="Folder with one subfolder of images per class.", show_default=False)],
     scenario: Annotated[str, typer.Option(help="Offline, SingleStream or Server.")] = "Offline",
     mode: Annotated[str, typer.Option(help="performance, or accuracy: every image once.")] = "performance",
-    batch: Annotated[int | None, typer.Option(help="Images in a request; default: 8 for Offline, else 1.")] = None,
+    batch: Annotated[int | None, typer.Option(help="Images per request; default: 8 for Offline, else 1.")] = None,
     streams: Annotated[int, typer.Option(help="Requests at the same time.")] = 1,
-    threads: Annotated[int | None, typer.Option(help="Threads for all streams; default: the cores to use.")] = None,
-    seconds: Annotated[float, typer.Option(help="Least duration; official results take 600.")] = 10.0,
+    threads: Annotated[int | None, typer.Option(help="Threads for all streams; default: all available cores.")] = None,
+    seconds: Annotated[float, typer.Option(help="Minimum duration; official results take 600.")] = 10.0,
     queries: Annotated[
-        int | None, typer.Option(help="Least number of queries; default: what LoadGen needs to judge.")
+        int | None, typer.Option(help="Minimum number of queries; default: as many as LoadGen needs for a verdict.")
     ] = None,
     target_qps: Annotated[
-        float | None, typer.Option(help="What Server sends, Offline expects; default: from a trial.")
+        float | None,
+        typer.Option(help="Queries per second that Server sends and Offline expects; default: from a trial."),
     ] = None,
     latency_ms: Annotated[
-        float | None, typer.Option(help="Server's bound for the 99th percentile; default: from a trial.")
+        float | None, typer.Option(help="Server's limit for the 99th percentile; default: from a trial.")
     ] = None,
-    logs: Annotated[Path | None, typer.Option(help="New folder that keeps LoadGen's own logs.")] = None,
+    logs: Annotated[Path | None, typer.Option(help="New folder for LoadGen's own logs.")] = None,
     allow_overlap: OverlapOption = False,
     json: JsonOption = None,
 ) -> None:
@@ -203,7 +202,7 @@ def report(
         Path, typer.Option("--output", "-o", metavar="FILE.html", help="The page, replaced if it exists.")
     ] = Path("report.html"),
     dataset: Annotated[
-        Path | None, typer.Option(help="Labelled folder: adds accuracy and the answers that changed.")
+        Path | None, typer.Option(help="Labelled images: adds accuracy and the changed predictions.")
     ] = None,
     limit: LimitOption = None,
     allow_overlap: OverlapOption = False,
@@ -214,10 +213,10 @@ def report(
     bench: Annotated[bool, typer.Option("--bench/--no-bench", help="Measure speed.")] = True,
     seconds: Annotated[float, typer.Option(help="Measured time for each artifact and batch.")] = 2.0,
     max_batch: Annotated[int, typer.Option(help="Measure at batches 1, 2, 4, ... up to this.")] = 8,
-    threads: Annotated[int | None, typer.Option(help="Threads to measure with; default: the cores to use.")] = None,
+    threads: Annotated[int | None, typer.Option(help="Threads to measure with; default: all available cores.")] = None,
     json: JsonOption = None,
 ) -> None:
-    """Write one HTML page on artifacts side by side: accuracy, changed answers, speed, how they were made."""
+    """Write one HTML page on artifacts side by side: accuracy, changed predictions, speed, manifests."""
     from nestforge.pages.report import show_report
 
     result = nestforge.report(

@@ -1,4 +1,4 @@
-"""What commands share: options, checks of where they write, and how a result is handed over."""
+"""Shared by commands: options, checks of output paths, and how a result is shown or written."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ JsonOption = Annotated[
         "--json",
         metavar="FILE",
         callback=check_json_target,
-        help="Write the result as JSON; - for stdout, and nothing else there.",
+        help="Write the result as JSON; - writes only JSON to stdout.",
     ),
 ]
 
@@ -52,18 +52,18 @@ LimitOption = Annotated[
 
 
 NoVerifyOption = Annotated[
-    bool, typer.Option("--no-verify", help="Use an artifact whose files were changed, after a warning.")
+    bool, typer.Option("--no-verify", help="Use an artifact whose files were changed, with a warning.")
 ]
 RayOption = Annotated[
     str | None,
     typer.Option(
         metavar="ADDRESS",
-        help="Spread the work over a Ray cluster: HOST:PORT, auto, or local for one of this machine's cores.",
+        help="Use a Ray cluster: HOST:PORT, auto, or local for one on this machine.",
     ),
 ]
 WorkersOption = Annotated[int | None, typer.Option(help="With --ray: processes; default: as many as fit the cluster.")]
 ThreadsOption = Annotated[
-    int | None, typer.Option(help="Threads of a worker; default: 1, without --ray all cores.", show_default=False)
+    int | None, typer.Option(help="Threads per worker; default: 1, or all cores without --ray.", show_default=False)
 ]
 RowsOption = Annotated[
     Path | None,

@@ -17,7 +17,7 @@ from nestforge.config import BuildConfig
 from nestforge.engines.base import Parallelism, Session
 from nestforge.errors import ConfigError
 from nestforge.files import StrPath
-from nestforge.measure.benchmark import Run, run_interleaved
+from nestforge.measure.interleave import Run, run_interleaved
 from nestforge.measure.kernels import measure_kernels
 from nestforge.measure.statistics import compute_ratio_interval
 from nestforge.progress import Progress, no_progress

@@ -36,7 +36,7 @@ class BuildImages:
                     self.inputs[f"{section.data}:{path.relative_to(dataset.root)}"] = record_file(path)
             if section.evaluation is not None and not section.allow_overlap:
                 refuse_overlap(
-                    self.inputs, list_images(Path(section.evaluation)).paths, insist="calibration.allow_overlap: true"
+                    self.inputs, list_images(Path(section.evaluation)).paths, override="calibration.allow_overlap: true"
                 )
 
     @property

@@ -1,4 +1,4 @@
-"""Labelled folders, label files, and a calibration subset chosen by a seed."""
+"""Labelled folders, label files, and the choice of a calibration subset by a seed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class ImageFolder:
 
     root: Path
     paths: tuple[Path, ...]
-    folders: tuple[str, ...]  # "" for an image that lies in the root itself
+    folders: tuple[str, ...]  # "" for an image in the root itself
 
     @property
     def classes(self) -> list[str]:
@@ -31,14 +31,14 @@ class ImageFolder:
 
 @dataclass(frozen=True)
 class Label:
-    """One class: its name for people, and its WordNet id where there is one."""
+    """One class: its name for people, and its WordNet id if there is one."""
 
     name: str
     wnid: str | None = None
 
     @property
     def aliases(self) -> tuple[str, ...]:
-        """What a class folder may be called."""
+        """The names that a folder of this class may have."""
         first = self.name.split(",")[0].strip()
         names = [self.name, first, self.name.replace(" ", "_"), first.replace(" ", "_")]
         return tuple(dict.fromkeys([*([self.wnid] if self.wnid else []), *names]))
@@ -47,10 +47,10 @@ class Label:
 def list_images(root: Path, *, suffix: str | None = None) -> ImageFolder:
     """List the images in `root` and in its class folders (one level), in a stable order.
 
-    `suffix`, with or without its dot and in any case, takes only the files that end in it.
+    With `suffix`, only files that end in it are listed; its dot may be left out, and case does not matter.
 
     Raises:
-        DataError: no such folder, or no image in it.
+        DataError: the folder does not exist, or there is no image in it.
     """
     if not root.is_dir():
         raise DataError(f"no dataset folder {root}; give a folder with one subfolder of images per class")
@@ -74,7 +74,7 @@ def _is_image(path: Path, accepted: frozenset[str]) -> bool:
 
 
 def choose_balanced(dataset: ImageFolder, count: int, seed: int) -> tuple[Path, ...]:
-    """Choose up to `count` images, as evenly over the classes as they allow; the same seed chooses the same."""
+    """Choose up to `count` images, as evenly over the classes as possible; the same seed chooses the same images."""
     rng = random.Random(seed)
     queues: dict[str, list[Path]] = {folder: [] for folder in dataset.classes}
     for folder, path in zip(dataset.folders, dataset.paths, strict=True):
@@ -105,20 +105,20 @@ def read_labels(path: Path) -> tuple[Label, ...]:
     """Read a label file: line i names class i, as ``name`` or ``wnid<TAB>name``.
 
     Raises:
-        DataError: missing, empty, too large or not UTF-8.
+        DataError: the file is missing, empty, too large or not UTF-8.
     """
     try:
         content = read_small_file(path, limit_bytes=MAX_LABEL_BYTES)
         if len(content) > MAX_LABEL_BYTES:
-            raise DataError(f"label file {path} is over {MAX_LABEL_BYTES >> 20} MiB; give one class name a line")
+            raise DataError(f"label file {path} is over {MAX_LABEL_BYTES >> 20} MiB; give one class name per line")
         text = content.decode("utf-8-sig")
     except OSError as error:
         raise DataError(f"cannot read label file {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise DataError(f"label file {path} is not UTF-8 text; give one class name a line") from error
+        raise DataError(f"label file {path} is not UTF-8 text; give one class name per line") from error
     labels = tuple(parse_label(line) for line in text.splitlines() if line.strip())
     if not labels:
-        raise DataError(f"label file {path} is empty; give one class name a line")
+        raise DataError(f"label file {path} is empty; give one class name per line")
     return labels
 
 
@@ -134,7 +134,7 @@ def format_label(label: Label) -> str:
 
 
 def index_aliases(labels: Sequence[Label]) -> tuple[dict[str, int], set[str]]:
-    """Return the class index of every name a class may be called, and the names that mean more than one."""
+    """Return the class index of every name that a class may have, and the names that fit more than one class."""
     index_of: dict[str, int] = {}
     ambiguous: set[str] = set()
     for index, label in enumerate(labels):
@@ -150,7 +150,7 @@ def match_classes(dataset: ImageFolder, labels: Sequence[Label]) -> list[int]:
     """Return the class index of every image.
 
     Raises:
-        DataError: images outside class folders, or a folder that no label is called; both sides are shown.
+        DataError: images outside class folders, or a folder that matches no label; the message names some of both.
     """
     return match_folders(dataset.root, dataset.folders, labels)
 
@@ -168,7 +168,7 @@ def match_folders(root: str | Path, folders: Sequence[str], labels: Sequence[Lab
     unknown = [folder for folder in classes if folder not in index_of]
     if unknown:
         known = sorted(index_of)
-        why = "names more than one label" if unknown[0] in ambiguous else "is none of the artifact's labels"
+        why = "matches more than one label" if unknown[0] in ambiguous else "is not one of the labels"
         raise DataError(
             f"{len(unknown)} of {len(classes)} class folders in {root} match no label: folder "
             f"{unknown[0]!r} {why}{suggest_nearest(unknown[0], known)} (folders: "

@@ -1,4 +1,4 @@
-"""The forms an image comes in before it is decoded: a file, the bytes of one, or pixels that are decoded already."""
+"""The forms of an input image: a file, the bytes of a file, or pixels that are already decoded."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from PIL import Image
 
 
 class ImageFile(Protocol):
-    """A whole image file: a `Path`, or bytes from elsewhere under the name that `str` gives."""
+    """A whole image file: a `Path`, or bytes from elsewhere; `str` gives its name."""
 
     def read_bytes(self) -> bytes: ...
 
@@ -32,7 +32,7 @@ class EncodedImage:
 
 @dataclass(frozen=True, eq=False)
 class PixelImage:
-    """Decoded pixels, with a name for messages: (H, W, 3) uint8 RGB, or an image of Pillow's in any mode."""
+    """Decoded pixels, with a name for messages: (H, W, 3) uint8 RGB, or a Pillow image in any mode."""
 
     name: str
     pixels: npt.NDArray[np.uint8] | Image.Image
@@ -41,7 +41,7 @@ class PixelImage:
         return self.name
 
     def open(self) -> Image.Image:
-        """Return the pixels as an image of Pillow's."""
+        """Return the pixels as a Pillow image."""
         return self.pixels if isinstance(self.pixels, Image.Image) else Image.fromarray(self.pixels)
 
 

@@ -1,4 +1,4 @@
-"""Images from disk to batches: decoding in threads, order kept, memory bounded however long the list."""
+"""Load images in batches: threads decode, the order is kept, and memory does not grow with the list."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from nestforge.errors import DataError
 File = TypeVar("File", bound=AnyImage)
 Item = TypeVar("Item")
 Outcome = TypeVar("Outcome")
-LoadImage = Callable[[File], npt.NDArray[np.float32]]  # a file to (3, H, W), always of the same size
+LoadImage = Callable[[File], npt.NDArray[np.float32]]  # returns (3, H, W), the same size for every file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +32,7 @@ class Batch:
 
 @dataclass(frozen=True, kw_only=True)
 class UnreadableImage:
-    """An image that could not be used and is in no count, and why."""
+    """An image that could not be used and is not counted, and the reason."""
 
     image: str
     reason: str
@@ -50,7 +50,7 @@ def load_batches(
 ) -> Iterator[Batch | Unreadable]:
     """Yield the images in order as batches of up to `batch`, and an `Unreadable` for each that cannot be used.
 
-    A thread loads a batch; at most `workers` batches are being loaded while as many wait.
+    Each batch is loaded by one thread. At most `workers` batches are being loaded while as many wait to be read.
     """
 
     def load(files: list[tuple[int, ImageFile]]) -> tuple[Batch | None, list[Unreadable]]:
@@ -70,7 +70,7 @@ def split_batches(items: Iterable[Item], size: int) -> Iterator[list[tuple[int, 
 
 
 def load_batch(files: Sequence[tuple[int, File]], load: LoadImage[File]) -> tuple[Batch | None, list[Unreadable]]:
-    """Load files, each with its position, as one batch, None if none can be used; those that cannot are listed."""
+    """Load files with their positions as one batch (None if no file can be used), and list those that cannot be."""
     good: list[int] = []
     images: list[npt.NDArray[np.float32]] = []
     unreadable = []

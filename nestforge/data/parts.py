@@ -1,4 +1,4 @@
-"""The parts of a source: what one worker reads by itself, sample by sample."""
+"""The parts of a source. One worker reads a part on its own, sample by sample."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ LABEL_COLUMNS = ("label", "labels", "cls", "class", "wnid")
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """One image: `key` names it in its source; `label` is what the source says of it, an index or a class's name."""
+    """One image; `key` is its name in the source, `label` its class there, an index or a name."""
 
     key: str
     label: str | int | None
@@ -36,20 +36,20 @@ class Sample:
 
 
 class Part(Protocol):
-    """A piece of a source, small enough to be sent; always the same samples in the same order."""
+    """A piece of a source, small enough to send to a worker; it always has the same samples in the same order."""
 
     def read(self) -> Iterator[Sample]:
         """Yield the samples.
 
         Raises:
-            DataError: what holds the samples is damaged, so that some would be lost.
+            DataError: the file with the samples is damaged, so some samples would be lost.
         """
         ...
 
 
 @dataclass(frozen=True)
 class MissingImage:
-    """A sample without an image that could be used, and why."""
+    """A sample without a usable image, and the reason."""
 
     name: str
     reason: str
@@ -63,7 +63,7 @@ class MissingImage:
 
 @dataclass(frozen=True)
 class RemoteImage:
-    """An image file at a URL, fetched where and when it is decoded."""
+    """An image file at a URL; the worker that decodes it fetches it then."""
 
     url: str
 
@@ -80,7 +80,7 @@ class RemoteImage:
 
 @dataclass(frozen=True, kw_only=True)
 class FolderPart:
-    """Some files of a folder: (class folder, key, absolute path or URL) of each."""
+    """Some files of a folder, each as (class folder, key, absolute path or URL)."""
 
     files: tuple[tuple[str, str, str], ...]
 
@@ -91,10 +91,10 @@ class FolderPart:
 
 @dataclass(frozen=True, kw_only=True)
 class TarPart:
-    """One tar shard in WebDataset's layout: files that follow each other and share a name up to its first dot.
+    """One tar shard in WebDataset's layout: consecutive files with the same name up to the first dot are one sample.
 
-    ``KEY.jpg`` (or another image suffix) is the image, ``KEY.cls`` the class as an index or a name. Without it the
-    class is the folder in KEY, if there is one.
+    ``KEY.jpg`` (or another image suffix) is the image, ``KEY.cls`` the class as an index or a name. Without
+    ``KEY.cls`` the class is the folder in KEY, if there is one.
     """
 
     url: str
@@ -109,13 +109,13 @@ class TarPart:
                         count += 1
                         yield sample
                 if watched.ran_out and count:
-                    raise EOFError("it ends without an end mark")
+                    raise EOFError("its end is missing")
         except (tarfile.TarError, EOFError, OSError, ValueError) as error:
             raise DataError(
                 f"shard {self.url} is damaged after {count} samples ({error}); fetch it again or leave it out"
             ) from error
         if not count:
-            raise DataError(f"shard {self.url} has no samples; its files should be called KEY.jpg and KEY.cls")
+            raise DataError(f"shard {self.url} has no samples; name its files KEY.jpg and KEY.cls")
 
     def _group(self, tar: tarfile.TarFile) -> Iterator[Sample]:
         key: str | None = None
@@ -145,7 +145,7 @@ class TarPart:
             label = parse_label_value(written.decode("utf-8", "replace").strip())
         if not files:
             return Sample(
-                key=name, label=label, image=MissingImage(name, "the sample has no file called KEY.jpg or the like")
+                key=name, label=label, image=MissingImage(name, "the sample has no image file, such as KEY.jpg")
             )
         suffix, data = next(iter(files.items()))
         name = f"{name}.{suffix}"
@@ -154,7 +154,7 @@ class TarPart:
 
 
 class _WatchedFile:
-    """A file that remembers whether more was asked for than it has: tarfile takes a lost end for the end."""
+    """A file that remembers whether a read reached its end; tarfile itself accepts an archive that was cut off."""
 
     def __init__(self, file: Any) -> None:
         self._file = file
@@ -168,7 +168,7 @@ class _WatchedFile:
 
 @dataclass(frozen=True, kw_only=True)
 class ParquetPart:
-    """One row group: `image` holds bytes, or a struct with a field ``bytes``; `first` is its first row's number."""
+    """One row group: `image` is the column with bytes, or a struct with a field ``bytes``; `first` is its first row."""
 
     url: str
     group: int
@@ -199,7 +199,7 @@ class ParquetPart:
 
 
 def parse_label_value(text: str) -> str | int | None:
-    """Read a class as written in a shard: an index or a name."""
+    """Return the class that a shard's text gives: an index or a name."""
     return int(text) if text.isdecimal() and text.isascii() else text or None
 
 
@@ -208,7 +208,7 @@ def open_parquet(url: str) -> Iterator[pyarrow.parquet.ParquetFile]:
     """Open a Parquet file, here or at a URL.
 
     Raises:
-        DataError: it is not one.
+        DataError: it is not a Parquet file.
         NestForgeError: pyarrow is not installed.
     """
     try:
@@ -224,10 +224,10 @@ def open_parquet(url: str) -> Iterator[pyarrow.parquet.ParquetFile]:
 
 
 def choose_columns(url: str, schema: pyarrow.Schema) -> tuple[str, str | None]:
-    """Return the columns of the image and, if there is one, of its class.
+    """Return the column of the image and, if there is one, the column of its class.
 
     Raises:
-        DataError: no column holds bytes under one of the usual names.
+        DataError: no column with one of the usual names holds bytes.
     """
     import pyarrow
 
@@ -246,7 +246,7 @@ def choose_columns(url: str, schema: pyarrow.Schema) -> tuple[str, str | None]:
     labels = [name for name in LABEL_COLUMNS if name in schema.names and holds_class(schema.field(name).type)]
     if not images:
         raise DataError(
-            f"{url} has no column of image bytes called one of {', '.join(IMAGE_COLUMNS)} "
+            f"{url} has no column with image bytes; call it one of {', '.join(IMAGE_COLUMNS)} "
             f"(its columns: {', '.join(schema.names[:8])})"
         )
     return images[0], labels[0] if labels else None

@@ -1,6 +1,6 @@
-"""From a file to what the network sees: the only decode, crop, resize and normalise of the project.
+"""From an image file to the network's input: the project's only code that decodes, crops, resizes and normalises.
 
-The description (`Preprocess`) is part of every artifact, with its hash. All geometry has Pillow's semantics:
+The description (`Preprocess`) and its hash are part of every artifact. Crops and resizes work as in Pillow:
 torchvision's transforms on PIL images give the same bytes.
 """
 
@@ -14,7 +14,7 @@ from typing import Annotated, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from nestforge.data.images import AnyImage, PixelImage
@@ -36,9 +36,9 @@ class _Op(BaseModel):
 
 
 class ECenterCrop(_Op):
-    """The authors' crop: a centred square of side short x S/(S+32), resized to S x S.
+    """The authors' crop: a centred square with side S/(S+32) of the short side, resized to S x S.
 
-    Left and top are rounded, then right and bottom, as Pillow rounds the box (seed document, "pre-processing").
+    Left and top are rounded first, then right and bottom, as Pillow rounds the box (vendor guide, "pre-processing").
     """
 
     op: Literal["ecenter_crop"] = "ecenter_crop"
@@ -60,7 +60,7 @@ class ECenterCrop(_Op):
 
 
 class Resize(_Op):
-    """One number: the short side, the aspect ratio kept. Two, [height, width]: squash to exactly that."""
+    """`size` is the new short side, with the aspect ratio kept, or [height, width], to which the image is squashed."""
 
     op: Literal["resize"] = "resize"
     size: Side | tuple[Side, Side]
@@ -114,7 +114,7 @@ class Preprocess(BaseModel):
     mean: Triple = IMAGENET_MEAN
     std: Triple = IMAGENET_STD
     exif_orientation: bool = False  # the reference ignores it
-    channels: Literal["rgb", "bgr"] = "rgb"  # the order the network takes; mean and std are in that order
+    channels: Literal["rgb", "bgr"] = "rgb"  # the order that the network takes; mean and std are in the same order
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -124,7 +124,7 @@ class Preprocess(BaseModel):
 
     @property
     def output_hw(self) -> tuple[int, int] | None:
-        """Height and width of every result, or None where they follow the image."""
+        """Height and width of every result, or None if they depend on the image."""
         size: tuple[int, int] | None = None
         for op in self.ops:
             size = op.output_size(size)
@@ -135,12 +135,12 @@ class Preprocess(BaseModel):
         """Hash of the canonical JSON of this description."""
         data = self.model_dump(mode="json")
         if self.channels == "rgb":
-            del data["channels"]  # so that descriptions from before the key keep their hash
+            del data["channels"]  # so that descriptions older than this key keep their hash
         text = json.dumps(data, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
 
     def describe(self) -> str:
-        """Return one line for people."""
+        """Return a description in one line."""
         names = {"ecenter_crop": "ECenterCrop", "resize": "resize", "center_crop": "centre crop"}
         steps = [
             f"{names[op.op]} {op.size}" + (f" {op.interpolation}" if not isinstance(op, CenterCrop) else "")
@@ -155,10 +155,10 @@ def make_reference_preprocess(size: int) -> Preprocess:
 
 
 def decode_image(path: AnyImage, *, exif_orientation: bool = False) -> Image.Image:
-    """Decode any image Pillow knows to RGB; of pixels that are decoded already, only the mode is converted.
+    """Decode any image that Pillow knows to RGB; for pixels that are already decoded, only convert the mode.
 
-    16-bit grey values are scaled to 8 bits, 32-bit ones (TIFF) clipped as Pillow does; alpha is dropped; the first
-    frame of an animation is used.
+    16-bit grey values are scaled to 8 bits, and 32-bit ones (TIFF) are clipped as in Pillow. Alpha is dropped. Of an
+    animation the first frame is used.
 
     Raises:
         DataError: not a readable image, float pixels, or more than `MAX_PIXELS`.
@@ -167,12 +167,14 @@ def decode_image(path: AnyImage, *, exif_orientation: bool = False) -> Image.Ima
         if isinstance(path, PixelImage):
             return _prepare_decoded(path.open(), exif_orientation=exif_orientation)
         if isinstance(path, Path) and path.exists() and not path.is_file():
-            raise DataError(f"{path}: not a regular file")  # a pipe would be waited for
+            raise DataError(f"{path}: not a regular file")  # reading a pipe would block
         with Image.open(path if isinstance(path, Path) else io.BytesIO(path.read_bytes())) as image:
             return _prepare_decoded(image, exif_orientation=exif_orientation)
     except DataError as error:
         raise DataError(f"{path}: {str(error).removeprefix(f'{path}: ')}") from error
-    except Exception as error:  # Pillow's decoders raise whatever the broken bytes lead them to
+    except UnidentifiedImageError as error:
+        raise DataError(f"{path}: not a readable image (unknown format)") from error
+    except Exception as error:  # Pillow's decoders raise many kinds of errors on broken bytes
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(f"{path}: not a readable image ({reason})") from error
 
@@ -188,7 +190,7 @@ def _prepare_decoded(image: Image.Image, *, exif_orientation: bool) -> Image.Ima
 
 def _convert_to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "F":
-        raise DataError("pixels are floating-point numbers of unknown range; save it with 8 or 16 bits")
+        raise DataError("pixels are floating-point numbers of unknown range; save the image with 8 or 16 bits")
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
         grey = (np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8)
         return Image.fromarray(grey).convert("RGB")
@@ -196,7 +198,7 @@ def _convert_to_rgb(image: Image.Image) -> Image.Image:
 
 
 def read_image(path: AnyImage, preprocess: Preprocess) -> ImageHWC:
-    """Return the image after all geometry: (H, W, 3) uint8 RGB.
+    """Return the image after all crops and resizes: (H, W, 3) uint8 RGB.
 
     Raises:
         DataError: not a readable image.

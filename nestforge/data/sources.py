@@ -1,7 +1,7 @@
-"""Where many images lie: folders, tar shards (WebDataset layout) and Parquet, here or at any URL that fsspec knows.
+"""Sources of images: folders, tar shards (WebDataset layout) and Parquet, local or at any URL that fsspec knows.
 
-A source is cut into parts. A part is a small description that can be sent to another machine, and that reads as the
-same samples in the same order wherever and however often it is read; so an image is known by (part, position).
+A source is cut into parts. A part is a small description that can be sent to another machine. It gives the same samples
+in the same order wherever and however often it is read, so (part, position) identifies an image.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from nestforge.files import fingerprint_file
 
 MAX_PART_FILES = 256
 MIN_PART_FILES = 8  # a batch
-PARTS = 64  # of a folder, where these bounds allow it: enough for several workers to finish together
+PARTS = 64  # parts of a folder, within these limits: enough for several workers to finish together
 SHARDS = {".tar": "tar", ".parquet": "parquet"}
 Kind = Literal["folder", "files", "tar", "parquet"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """A dataset as parts; `images` is None where their number is not known before all are read (tar shards)."""
+    """A dataset as parts; `images` is their number, or None if it is not known before all are read (tar shards)."""
 
     url: str
     kind: Kind
@@ -41,13 +41,13 @@ class Source:
 def open_source(source: str | Path, *, limit: int | None = None) -> Source:
     """List what `source` names: a folder, a shard, a pattern of shards, or a folder of shards.
 
-    A folder of images has one subfolder per class, as `list_images` takes it. Shards are ``*.tar`` or ``*.parquet``.
-    `limit` takes that many images of a folder, evenly over the classes and always the same ones.
+    A folder of images has one subfolder per class, as for `list_images`. Shards are ``*.tar`` or ``*.parquet``.
+    `limit` chooses that many images of a folder, evenly over the classes and always the same ones.
 
     Raises:
-        ConfigError: `limit` below 1, or of shards, which do not say beforehand what they hold.
-        DataError: nothing there, or nothing of a kind that can be read.
-        NestForgeError: the file system's package is not installed, or it refuses.
+        ConfigError: `limit` is below 1, or is given for shards, whose content is not known beforehand.
+        DataError: there is nothing at `source`, or nothing that can be read.
+        NestForgeError: the file system's package is not installed, or the file system refuses access.
     """
     url = str(source)
     if limit is not None:
@@ -56,10 +56,10 @@ def open_source(source: str | Path, *, limit: int | None = None) -> Source:
     if not shards:
         return _list_folder(url, limit)
     if limit is not None:
-        raise ConfigError("--limit chooses evenly over classes, which only a folder of images lists; leave it out")
+        raise ConfigError("--limit needs a folder of images, to choose evenly over its classes; leave it out")
     kinds = {SHARDS[posixpath.splitext(shard)[1]] for shard in shards}
     if len(kinds) > 1:
-        raise DataError(f"{url} has tar and Parquet shards; name those to take, as in {url.rstrip('/')}/*.tar")
+        raise DataError(f"{url} has tar and Parquet shards; name one kind, such as {url.rstrip('/')}/*.tar")
     if kinds == {"tar"}:
         return Source(url=url, kind="tar", parts=tuple(TarPart(url=shard) for shard in shards), images=None)
     groups = [part for shard in shards for part in _list_row_groups(shard)]
@@ -108,7 +108,7 @@ def _is_image_file(url: str) -> bool:
 
 
 def locate_image(source: Source, part: int, position: int, key: str) -> str:
-    """Return where an image of a source lies: its path or URL, or in a shard the name of shard and sample."""
+    """Return where an image of a source is: its path or URL, or for a shard the names of shard and sample."""
     described = source.parts[part]
     if not isinstance(described, FolderPart):
         return key
@@ -119,7 +119,7 @@ def locate_image(source: Source, part: int, position: int, key: str) -> str:
 
 
 def fingerprint_source(source: Source) -> list[object] | None:
-    """Return what changes when any file of a source does, as JSON values; None where some are at a URL."""
+    """Return JSON values that change when any file of a source changes; None if some files are at a URL."""
     rows: list[object] = []
     for part in source.parts:
         urls = [(label, url) for label, _, url in part.files] if isinstance(part, FolderPart) else [("", part.url)]
@@ -130,13 +130,13 @@ def fingerprint_source(source: Source) -> list[object] | None:
 
 
 def list_local_files(source: Source) -> list[Path]:
-    """Return the image files of a folder on this machine; of other sources none."""
+    """Return the image files of a folder on this machine; for other sources, none."""
     parts = [part for part in source.parts if isinstance(part, FolderPart)]
     return [Path(url) for part in parts for _, _, url in part.files if not is_remote(url)]
 
 
 def _list_shards(url: str) -> list[str]:
-    """Return the shards that `url` names, sorted; none where it is a folder of images."""
+    """Return the shards that `url` names, sorted; none if it is a folder of images."""
     if is_remote(url):
         found: list[str] = ask_filesystem(url, _list_remote_shards)
         return found
@@ -144,7 +144,7 @@ def _list_shards(url: str) -> list[str]:
     if path.is_dir():
         inside = [entry for entry in path.iterdir() if not entry.name.startswith(".")]
         if any(entry.is_dir() or entry.suffix.lower() in SUFFIXES for entry in inside):
-            return []  # a shard that strayed into a folder of images
+            return []  # a folder of images, whatever shards are among them
         return _choose_shards(str(entry.absolute()) for entry in inside)
     if glob.has_magic(path.name) and not path.exists():
         shards = _choose_shards(str(match.absolute()) for match in path.parent.glob(path.name))
@@ -163,7 +163,7 @@ def _list_remote_shards(system: Any, path: str) -> list[str]:
             raise DataError(f"no .tar or .parquet file matches {system.unstrip_protocol(path)}")
         return found
     if not system.exists(path):
-        raise DataError(f"there is nothing at {system.unstrip_protocol(path)}")
+        raise DataError(f"nothing found at {system.unstrip_protocol(path)}")
     if system.isfile(path):
         return _choose_shards([system.unstrip_protocol(path)])
     files = [row["name"] for row in system.ls(path, detail=True) if row["type"] == "file"]
@@ -175,11 +175,11 @@ def _choose_shards(urls: Iterable[str]) -> list[str]:
 
 
 def _list_folder(url: str, limit: int | None) -> Source:
-    """Return the images of a folder, the same and in the same order as `list_images`."""
+    """Return the images of a folder, in the order of `list_images`."""
     if is_remote(url):
         rows = ask_filesystem(url, _list_remote_images)
         if limit is not None:
-            raise ConfigError("--limit takes a folder on this machine; leave it out")
+            raise ConfigError("--limit needs a folder on this machine; leave it out")
     else:
         folder = list_images(Path(url))
         if limit is not None:

@@ -1,4 +1,4 @@
-"""What an inference engine is to the project: `Engine.open` gives a `Session`, `Session.run` gives logits."""
+"""The protocol of inference engines: `Engine.open` returns a `Session`, `Session.run` returns logits."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from nestforge.errors import EngineError
 Images = npt.NDArray[np.float32]  # (B, 3, H, W), normalised
 Logits = npt.NDArray[np.float32]  # (B, classes)
 Dtype = Literal["fp32", "bf16", "int8"]
-MAX_PARALLELISM = 4096  # of batch, streams and threads each
+MAX_PARALLELISM = 4096  # the limit for each of batch, streams and threads
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +48,8 @@ class Parallelism:
 class Settings(Parallelism):
     """How a model is opened.
 
-    `channels` is 3 except for a part of a network; with `profile`, kernels are timed, which slows all of them a little.
+    `channels` is 3, except when only a part of a network is opened. With `profile`, kernels are timed, which makes them
+    slightly slower.
     """
 
     channels: int = 3
@@ -60,16 +61,16 @@ class Settings(Parallelism):
 
 @dataclass(frozen=True, kw_only=True)
 class Kernel:
-    """One executed layer as the engine reports it."""
+    """One executed layer, as the engine reports it."""
 
     name: str
-    layer_type: str  # the engine's own word, such as "Convolution"
-    precision: str  # of the execution, such as "u8" or "f32"
+    layer_type: str  # the engine's own name, such as "Convolution"
+    precision: str  # in which it runs, such as "u8" or "f32"
     is_weighted: bool = False  # a convolution or a matrix product
-    is_int8: bool = False  # executed in 8-bit integers
+    is_int8: bool = False  # runs in 8-bit integers
     implementation: str = ""
     layers: tuple[str, ...] = ()  # nodes of the ONNX graph fused into it; one that gives an output may bear its name
-    time_ms: float | None = None  # of the last run, where the session was opened with `profile`
+    time_ms: float | None = None  # of the last run, if the session was opened with `profile`
 
 
 class Session(Protocol):
@@ -87,7 +88,7 @@ class Session(Protocol):
         ...
 
     def list_kernels(self) -> list[Kernel]:
-        """Return what the engine says it executes, or nothing where it does not say."""
+        """Return the executed layers, or an empty list if the engine does not report them."""
         ...
 
 
@@ -110,10 +111,10 @@ class Engine(Protocol):
         ...
 
     def open(self, model: Path | bytes, settings: Settings, *, sha256: str | None = None) -> Session:
-        """Open an ONNX file or its bytes; where its hash is given, an engine may keep what it compiled of it.
+        """Open an ONNX file or its bytes. If its hash is given, the engine may cache the compiled model.
 
         Raises:
-            EngineError: the engine cannot execute the model or the dtype here.
+            EngineError: the engine cannot execute the model, or not in this dtype on this machine.
         """
         ...
 
@@ -121,7 +122,7 @@ class Engine(Protocol):
 def run_padded(
     images_nchw: Images, settings: Settings, infer: Callable[[Images], dict[str, npt.NDArray[np.float32]]]
 ) -> dict[str, npt.NDArray[np.float32]]:
-    """Run 1 to B images through a session compiled for exactly B, and cut the outputs to the images given."""
+    """Run 1 to B images in a session compiled for exactly B: pad the batch, and cut the outputs to the images given."""
     count = len(images_nchw)
     expected = (settings.channels, settings.height, settings.width)
     if not 1 <= count <= settings.batch or images_nchw.shape[1:] != expected:

@@ -1,4 +1,4 @@
-"""An engine for tests: logits are a fixed function of the image, and nothing is compiled."""
+"""An engine for tests: logits are a fixed function of the images, and nothing is compiled."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from nestforge.engines.base import Dtype, Images, Kernel, Logits, Session, Setti
 
 
 class FakeEngine:
-    """Answers with `answer(images_nchw)`; remembers the sizes of the batches it was given."""
+    """Returns `answer(images_nchw)` as logits, and records the sizes of the batches it was given."""
 
     name = "fake"
     version = "0"

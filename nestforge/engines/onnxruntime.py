@@ -47,7 +47,7 @@ def _make_options(settings: Settings) -> onnxruntime.SessionOptions:
 
 
 class _ONNXRuntimeSession:
-    """An inference session; `run` is thread-safe in ONNX Runtime itself."""
+    """An inference session. ONNX Runtime's own `run` is thread-safe."""
 
     def __init__(self, session: onnxruntime.InferenceSession, settings: Settings, model: Path | bytes) -> None:
         self.settings = settings
@@ -59,7 +59,7 @@ class _ONNXRuntimeSession:
     def _infer(self, images_nchw: Images) -> dict[str, npt.NDArray[np.float32]]:
         try:
             values = self._session.run(self._names, {self._input: np.ascontiguousarray(images_nchw)})
-        except Exception as error:  # see above
+        except Exception as error:  # as in `open`
             raise EngineError(f"onnxruntime failed while running the model: {str(error).splitlines()[0]}") from error
         return dict(zip(self._names, values, strict=True))
 

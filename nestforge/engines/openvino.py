@@ -29,8 +29,8 @@ class OpenVINOEngine:
 
     def __init__(self) -> None:
         self._core = openvino.Core()
-        # The binding finds numpy's C API at its first use; two threads that do so at the same time wait for each
-        # other for ever (one holds the interpreter's lock, the other the initializer's). So it is done here.
+        # The binding loads numpy's C API at its first use. Two threads that do so at the same time wait for each other
+        # forever (one holds the interpreter's lock, the other the initializer's), so it is done once here.
         tensor = openvino.Tensor(np.zeros(1, np.float32))
         tensor.get_element_type().to_dtype()
         assert tensor.data.shape == (1,)
@@ -44,9 +44,9 @@ class OpenVINOEngine:
 
     def open(self, model: Path | bytes, settings: Settings, *, sha256: str | None = None) -> Session:
         if not self.supports(settings.dtype):
-            raise EngineError("this CPU has no bf16 instructions; build for it with neither dtype nor float_dtype bf16")
+            raise EngineError("this CPU has no bf16 instructions; build with another dtype and float_dtype")
         try:
-            # What an int8 graph leaves in float runs in float32 unless bf16 is asked for: the answer then does not
+            # The float layers of an int8 graph run in float32 unless bf16 is requested, so that predictions do not
             # depend on the CPU.
             options = {
                 "INFERENCE_PRECISION_HINT": "bf16" if settings.dtype == "bf16" else "f32",
@@ -82,12 +82,12 @@ class OpenVINOEngine:
         data = read_compiled(kept)
         try:
             return self._core.import_model(data, "CPU", options) if data else None
-        except RuntimeError:  # whatever it is, compiling the model says it better
+        except RuntimeError:  # if the model itself is at fault, compiling it gives the better message
             return None
 
 
 class _OpenVINOSession:
-    """A compiled model with one infer request a stream."""
+    """A compiled model with one infer request per stream."""
 
     def __init__(self, compiled: openvino.CompiledModel, settings: Settings) -> None:
         self.settings = settings

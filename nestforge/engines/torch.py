@@ -1,4 +1,4 @@
-"""The torch module as a session: the float32 reference of export, and a contender in the benchmarks."""
+"""The torch module as a session: the float32 reference for export, and a contender in the benchmarks."""
 
 from __future__ import annotations
 
@@ -14,7 +14,11 @@ from nestforge.networks.zoo import Variant
 
 
 def load_module(variant: Variant, weights: Mapping[str, npt.NDArray[np.float32]]) -> ResNeSt:
-    """Return the module with a complete state dict, for inference."""
+    """Return the module with the given state dict, in evaluation mode.
+
+    Raises:
+        ValueError: the state dict is not complete.
+    """
     module = ResNeSt(variant, num_classes=len(weights["fc.bias"])).eval()
     state = {name: torch.from_numpy(value) for name, value in weights.items()}
     missing, unexpected = module.load_state_dict(state, strict=False)

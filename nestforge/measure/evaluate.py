@@ -54,9 +54,9 @@ class Evaluation:
     classes: tuple[ClassAccuracy, ...] = field(repr=False)
     vs: PairedEvaluation | None
     output: Path | None
-    placement: Placement
+    placement: Placement = field(compare=False)
     repeated: int
-    seconds: float
+    seconds: float = field(compare=False)
 
 
 def evaluate(
@@ -170,7 +170,7 @@ def evaluate_all(
                     parts=len(source.parts),
                     images=len(table),
                     unreadable=tally.unreadable,
-                    unreadable_images=tuple(tally.listed),
+                    unreadable_images=tally.listed,
                     top1=compute_rate(top1, len(table)),
                     top5=compute_rate(top5, len(table)),
                     vs=pair_predictions(Path(str(vs)), table, theirs.table, first.labels) if theirs else None,

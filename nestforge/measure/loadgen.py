@@ -23,7 +23,7 @@ from nestforge.engines.base import Parallelism
 from nestforge.errors import ConfigError, DataError, EngineError, NestForgeError
 from nestforge.files import StrPath
 from nestforge.inference.topk import find_hits
-from nestforge.measure.benchmark import Latency
+from nestforge.measure.interleave import Latency
 from nestforge.measure.statistics import Rate, compute_rate
 from nestforge.progress import Progress, no_progress
 
@@ -101,7 +101,7 @@ def loadgen(
     A test lasts at least `seconds` and `queries`. `target_qps` is what Server sends and Offline expects, by default
     chosen from a short trial; `latency_ms` bounds Server's 99th percentile. `logs`, a new or empty folder, keeps
     LoadGen's own files. `batch`, `streams` and `threads` are as in `bench`; Offline's batch is 8.
-    `allow_overlap` counts answers to calibration images too.
+    `allow_overlap` counts predictions for calibration images too.
 
     Raises:
         ConfigError: an option out of range.
@@ -210,7 +210,7 @@ def count_answers(path: Path, truth: list[int], unreadable: dict[int, str]) -> t
     """Count top-1 and top-5 in LoadGen's accuracy log, every image once.
 
     Raises:
-        DataError: an image is missing from the log or stands there twice, or none was readable.
+        DataError: an image is missing from the log or is there twice, or none was readable.
     """
     answers: dict[int, np.ndarray[Any, np.dtype[np.int32]]] = {}
     rows = json.loads(path.read_text(encoding="utf-8"))

@@ -199,7 +199,7 @@ def run_test(job: Job) -> dict[str, Any]:
 
 def try_session(session: Session) -> float:
     """Return images a second of a short trial, one request at a time on every stream."""
-    from nestforge.measure.benchmark import Run
+    from nestforge.measure.interleave import Run
 
     run = Run(session)
     run.spend(TRIAL_SECONDS / 2, record=False)

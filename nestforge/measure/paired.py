@@ -1,4 +1,4 @@
-"""Two artifacts image by image: which answers changed, how sure both were, and class by class."""
+"""Two artifacts image by image: which predictions changed, with what confidence, and class by class."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Kind = Literal["lost", "gained", "both wrong"]
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
-    """A top-1 answer; `margin` is its probability minus that of the second class."""
+    """A top-1 prediction; `margin` is its probability minus that of the second class."""
 
     index: int
     label: str
@@ -32,7 +32,7 @@ class Choice:
 
 @dataclass(frozen=True, kw_only=True)
 class ChangedPrediction:
-    """An image the two artifacts answer differently: `lost` was right only in theirs, `gained` only in ours."""
+    """An image with different predictions: `lost` was right only in the other artifact, `gained` only in this one."""
 
     image: str
     truth: int
@@ -43,7 +43,7 @@ class ChangedPrediction:
 
     @property
     def margin(self) -> float:
-        """The smaller margin: large where both artifacts are sure and yet disagree."""
+        """The smaller margin: large where both artifacts are confident and disagree."""
         return min(self.ours.margin, self.theirs.margin)
 
 
@@ -63,10 +63,10 @@ class ClassAccuracy:
 
 @dataclass(frozen=True, kw_only=True)
 class PairedEvaluation:
-    """The other artifact on the same images, and ours minus theirs in top-1; rates are fractions of 1.
+    """The other artifact on the same images; `difference` is this artifact's top-1 minus its own, a fraction of 1.
 
-    `lost` images were right only in the other artifact, `gained` only in ours; `changed_predictions` counts different
-    top-1 answers, right or wrong, and `changed` lists them, those first where both were surest.
+    `lost` images were right only in the other artifact, `gained` only in this one; `changed_predictions` counts
+    different top-1 predictions, right or wrong, and `changed` lists them, the most confident first.
     """
 
     artifact: Path
@@ -85,7 +85,7 @@ class PairedEvaluation:
 def pair_predictions(
     artifact: Path, ours: PredictionTable, theirs: PredictionTable, labels: Sequence[Label]
 ) -> PairedEvaluation:
-    """Compare our predictions with those of `artifact` on the same images.
+    """Compare predictions with those of `artifact` on the same images.
 
     Raises:
         DataError: the two are not of the same images.
@@ -137,12 +137,12 @@ def count_classes(
 
 
 def rank_classes(classes: Sequence[ClassAccuracy]) -> list[ClassAccuracy]:
-    """Sort by what was lost against the other artifact, or by top-1 alone; the worst first."""
+    """Sort by the loss against the other artifact, or by top-1 alone; the worst first."""
     return sorted(classes, key=lambda row: (row.difference or 0.0, row.top1, -row.images))
 
 
 def write_changes(changed: Sequence[ChangedPrediction], path: StrPath) -> None:
-    """Write changed answers as CSV with a header, one image a row.
+    """Write changed predictions as CSV with a header, one image per row.
 
     Raises:
         NestForgeError: the file cannot be written.

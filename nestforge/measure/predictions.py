@@ -48,9 +48,8 @@ class PredictionTableBuilder:
     def add(self, row: Row, image: str) -> None:
         """Add a row that has a prediction and a true class; `image` says where it lies."""
         assert row.truth is not None
-        missing = TOP - len(row.classes)
-        self._integers.extend((row.part, row.position, row.truth, *row.classes, *[-1] * missing))
-        self._probabilities.extend((*row.probabilities, *[0.0] * missing))
+        self._integers.extend((row.part, row.position, row.truth, *row.classes, *[-1] * (TOP - len(row.classes))))
+        self._probabilities.extend((*row.probabilities, *[0.0] * (TOP - len(row.probabilities))))
         if self._keep_images:
             self._images.append(image)
 

@@ -1,4 +1,4 @@
-"""Speed of several artifacts against the batch: at each batch all of them in turns."""
+"""Speed of several artifacts against the batch: at each batch all of them interleaved."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from nestforge.artifact.artifact import Artifact
 from nestforge.engines.base import Dtype, Parallelism
-from nestforge.measure.benchmark import Latency, Run, run_interleaved
+from nestforge.measure.interleave import Latency, Run, run_interleaved
 from nestforge.measure.peak import Peak, measure_peak
 from nestforge.measure.statistics import compute_ratio_interval
 from nestforge.progress import Progress, no_progress

@@ -15,7 +15,7 @@ from nestforge.engines import get_engine
 from nestforge.engines.base import Parallelism
 from nestforge.engines.machine import count_available_cores, read_machine
 from nestforge.files import StrPath
-from nestforge.measure.benchmark import Run, run_interleaved
+from nestforge.measure.interleave import Run, run_interleaved
 from nestforge.progress import Progress, no_progress
 
 BATCHES = (1, 2, 4, 8, 16)
@@ -24,7 +24,7 @@ ROUNDS = 5
 
 @dataclass(frozen=True, kw_only=True)
 class Tuning:
-    """What `tune` found, and every arrangement it measured, in the order of measuring."""
+    """What `tune` found, and every parallelism it measured, in the order of measuring."""
 
     artifact: Path
     cores: int
@@ -35,10 +35,10 @@ class Tuning:
 
 
 def tune(artifact: StrPath, *, budget_seconds: float = 60.0, progress: Progress = no_progress) -> Tuning:
-    """Measure arrangements for about `budget_seconds` and write the best two into the artifact's manifest.
+    """Measure candidates for about `budget_seconds` and write the best two into the artifact's manifest.
 
     Latency: one image, one stream, as many threads as are fastest. Throughput: all cores; first the number of streams,
-    then the batch. Of arrangements within one percent of the best, the one that answers sooner is taken.
+    then the batch. Of the candidates within one percent of the best, the one with the lowest latency is taken.
 
     Raises:
         ConfigError: a budget outside 5 seconds to a day.

@@ -1,4 +1,4 @@
-"""Checkpoints in, state dicts out: local files of every usual wrapping, and the authors' downloads by hash."""
+"""Read checkpoints as state dicts: local files in every usual wrapping, and the authors' files, checked by hash."""
 
 from __future__ import annotations
 
@@ -30,23 +30,25 @@ def read_checkpoint(path: Path, variant: Variant) -> Weights:
     ``module.`` prefixes). The number of classes is that of the file. Torch files are read with ``weights_only``.
 
     Raises:
-        ModelError: missing, truncated, not a checkpoint, code in the pickle, or another network's.
+        ModelError: the file is missing, truncated, not a checkpoint, of another network, or its pickle holds code.
     """
     if not path.is_file():
         raise ModelError(f"no checkpoint {path}; give a .pth or .safetensors file with --weights")
     if path.stat().st_size > MAX_CHECKPOINT_BYTES:
-        raise ModelError(f"{path} is over {MAX_CHECKPOINT_BYTES >> 30} GiB; that is no ResNeSt checkpoint")
+        raise ModelError(
+            f"{path} is over {MAX_CHECKPOINT_BYTES >> 30} GiB, too large for a ResNeSt checkpoint; give another file"
+        )
     tensors = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
     return _check_weights(_unwrap(tensors), variant, path)
 
 
 def fetch_checkpoint(variant: Variant, *, progress: Progress = no_progress) -> Path:
-    """Return the authors' checkpoint from the cache, downloading it first where it is missing.
+    """Return the path of the authors' checkpoint in the cache; download it first if it is missing.
 
     The cache is ``$NESTFORGE_CACHE`` or ``~/.cache/nestforge``. The file's sha256 must begin with the published prefix.
 
     Raises:
-        ModelError: no official weights, closed network, or a hash that does not match.
+        ModelError: no official weights, no network access, or a hash that does not match.
     """
     url = variant.weights_url
     if url is None:
@@ -73,7 +75,7 @@ def _download(url: str, path: Path, progress: Progress) -> None:
                     if file.tell() > MAX_CHECKPOINT_BYTES:
                         raise ModelError(f"{url} is larger than any ResNeSt checkpoint; give --weights FILE")
         if size and partial.stat().st_size != size:
-            raise ModelError(f"the download of {url} broke off; try again")
+            raise ModelError(f"the download of {url} was interrupted; try again")
         partial.replace(path)
     except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
         reason = getattr(error, "reason", error)
@@ -110,7 +112,7 @@ def _read_torch(path: Path) -> object:
             f"{path} holds more than tensors (its pickle would run code) or is damaged; it was not loaded: "
             "save the bare state dict again"
         ) from error
-    except Exception as error:  # torch raises RuntimeError, EOFError, KeyError ... by where the damage lies
+    except Exception as error:  # RuntimeError, EOFError, KeyError ..., depending on where the damage is
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ModelError(f"{path} is not a readable torch checkpoint ({reason}); fetch it again") from error
 
@@ -126,23 +128,25 @@ def _unwrap(data: object) -> Mapping[str, Any]:
 
 def _check_weights(tensors: Mapping[str, Any], variant: Variant, path: Path) -> Weights:
     if "fc.weight" not in tensors or len(getattr(tensors["fc.weight"], "shape", ())) != 2:
-        raise ModelError(f"{path} is no {variant.name}: it has no classifier 'fc.weight'")
+        raise ModelError(f"{path} is not a {variant.name} checkpoint: it has no classifier 'fc.weight'")
     expected = expected_shapes(variant, num_classes=int(tensors["fc.weight"].shape[0]))
     weights: Weights = {}
     for name, shape in expected.items():
         if name.endswith("num_batches_tracked"):
             continue
         if name not in tensors:
-            raise ModelError(f"{path} is no {variant.name}: it lacks {name!r} (is it another variant?)")
+            raise ModelError(f"{path} is not a {variant.name} checkpoint: {name!r} is missing (is it another variant?)")
         found = tuple(getattr(tensors[name], "shape", ()))
         if found != shape:
-            raise ModelError(f"{path} is no {variant.name}: {name!r} has shape {found}, not {shape}")
+            raise ModelError(f"{path} is not a {variant.name} checkpoint: {name!r} has shape {found}, not {shape}")
         weights[name] = _to_float32(tensors[name])
         if not np.isfinite(weights[name]).all():
             raise ModelError(f"{path}: {name!r} has values that are not finite; the checkpoint is damaged")
     extra = sorted(name for name in tensors if name not in expected)
     if extra:
-        raise ModelError(f"{path} is no {variant.name}: it has {len(extra)} more tensors, such as {extra[0]!r}")
+        raise ModelError(
+            f"{path} is not a {variant.name} checkpoint: it has {len(extra)} extra tensors, such as {extra[0]!r}"
+        )
     return weights
 
 

@@ -11,9 +11,7 @@ import socket
 import threading
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
-
-import pyarrow as pa
+from typing import TYPE_CHECKING, Any
 
 from nestforge.data.parts import Part
 from nestforge.data.storage import EXTRA, describe_error
@@ -22,6 +20,9 @@ from nestforge.errors import ConfigError, DataError, NestForgeError
 from nestforge.scale.arrow import table_from_rows
 from nestforge.scale.rows import Row
 from nestforge.scale.worker import PartClassifier
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 # Ray would report its use over the network. It reads both when it is imported.
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, overload
 
@@ -40,9 +40,9 @@ class Predictions:
     unreadable_images: tuple[UnreadableImage, ...]
     predictions: tuple[Prediction, ...]
     output: Path | None
-    placement: Placement
+    placement: Placement = field(compare=False)
     repeated: int  # rows that came again from a worker that took over a lost one's part, and were dropped
-    seconds: float
+    seconds: float = field(compare=False)
 
     def __len__(self) -> int:
         return len(self.predictions)
@@ -118,7 +118,7 @@ def predict(
         artifact=opened.folder,
         images=tally.images,
         unreadable=tally.unreadable,
-        unreadable_images=tuple(tally.listed),
+        unreadable_images=tally.listed,
         predictions=tuple(prediction for _, _, prediction in found),
         output=path,
         placement=runner.describe(opened),

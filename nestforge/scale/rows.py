@@ -1,4 +1,4 @@
-"""One row for every image of a source, whatever became of it."""
+"""One row for every image of a source, with a prediction or an error."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ from nestforge.data.loader import UnreadableImage
 from nestforge.errors import DataError
 from nestforge.scale.rows import Row
 
-LISTED = 100  # unreadable images kept with their reasons; a file of rows has all
+LISTED = 1000  # unreadable images kept with their reasons; a file of rows has all
 
 
 class Tally:
@@ -16,7 +16,7 @@ class Tally:
         self._seen: list[bytearray] = [bytearray() for _ in range(parts)]
         self._expected: list[int | None] = [None] * parts
         self.images = self.unreadable = self.repeated = 0
-        self.listed: list[UnreadableImage] = []
+        self._listed: list[tuple[int, int, UnreadableImage]] = []
 
     def expect(self, part: int, images: int) -> None:
         """Note how many images a part has."""
@@ -34,10 +34,15 @@ class Tally:
         if row.error is None:
             self.images += 1
         else:
-            if len(self.listed) < LISTED:
-                self.listed.append(UnreadableImage(image=row.key, reason=row.error))
+            if len(self._listed) < LISTED:
+                self._listed.append((row.part, row.position, UnreadableImage(image=row.key, reason=row.error)))
             self.unreadable += 1
         return True
+
+    @property
+    def listed(self) -> tuple[UnreadableImage, ...]:
+        """The first unreadable images, in the order of the source."""
+        return tuple(image for _, _, image in sorted(self._listed, key=lambda entry: entry[:2]))
 
     def check_complete(self) -> None:
         """Refuse a count from which an image is missing.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import pyarrow as pa
+from typing import TYPE_CHECKING
 
 from nestforge.artifact.artifact import open_artifact
 from nestforge.data.parts import Part
@@ -11,6 +11,9 @@ from nestforge.inference.classifier import Classifier
 from nestforge.inference.pipeline import choose_parallelism
 from nestforge.scale.arrow import table_from_rows
 from nestforge.scale.samples import Request, classify_samples, number_samples
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
 class PartClassifier:

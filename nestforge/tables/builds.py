@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def show_config(config: BuildConfig, console: Console) -> None:
-    """Echo the effective settings of a build."""
+    """Print the effective settings of a build."""
     import yaml
 
     text = yaml.safe_dump(config.model_dump(mode="json", exclude_none=True), sort_keys=False, default_flow_style=None)
@@ -36,7 +36,7 @@ def show_build(result: BuildResult, console: Console) -> None:
             f"cosine {parity.cosine:.6f}, max abs {parity.max_abs:.4g}, top-1 agreement "
             f"{parity.top1_agreement:.1%} on {parity.images} {parity.data} images",
         ),
-        ("rewritten", format_passes(result.passes)),
+        ("graph passes", format_passes(result.passes)),
         ("kernels", format_kernels(result.kernels, result.weighted_types)),
         ("took", f"{result.seconds:.1f} s, at most {result.peak_rss_bytes / 1e9:.2f} GB resident"),
     ]
@@ -61,9 +61,9 @@ def show_explanation(result: Explanation, console: Console) -> None:
         )
         for gain in result.passes
     ]
-    columns = ("rewriting", "here", "matches", "ms as built", "ms switched", "throughput x [95%]")
+    columns = ("pass", "here", "matches", "ms as built", "ms switched", "throughput x [95%]")
     if rows:
-        console.print(make_grid("optional rewritings, one image at a time", columns, rows))
+        console.print(make_grid("optional graph passes, one image at a time", columns, rows))
     total = sum(kernel.time_ms for kernel in result.kernels)
     lines = [
         (
@@ -76,13 +76,13 @@ def show_explanation(result: Explanation, console: Console) -> None:
         for kernel in result.kernels
     ]
     title = "time by layer type, as the engine reports it"
-    header = ("layers", "runs in", "count", "ms an image", "share")
-    console.print(make_grid(title, header, lines or [("the engine does not say", "", "", "", "")]))
+    header = ("layers", "runs in", "count", "ms per image", "share")
+    console.print(make_grid(title, header, lines or [("not reported by the engine", "", "", "", "")]))
 
 
 def format_passes(passes: Mapping[str, int]) -> str:
-    """Write which rewriting found how many places."""
-    return ", ".join(f"{name} {count}" for name, count in passes.items()) or "nothing"
+    """Write the number of matches of each pass."""
+    return ", ".join(f"{name} {count}" for name, count in passes.items()) or "none"
 
 
 def format_kernels(kernels: Mapping[str, Mapping[str, int]], weighted_types: Collection[str]) -> str:
@@ -93,7 +93,7 @@ def format_kernels(kernels: Mapping[str, Mapping[str, int]], weighted_types: Col
         for precision, count in counts.items()
         if name in weighted_types
     ]
-    return ", ".join(parts) or "the engine does not say"
+    return ", ".join(parts) or "not reported by the engine"
 
 
 def show_manifest(manifest: Manifest, console: Console) -> None:
@@ -101,7 +101,7 @@ def show_manifest(manifest: Manifest, console: Console) -> None:
 
 
 def list_manifest_rows(manifest: Manifest) -> list[tuple[str, str]]:
-    """Return what a manifest says as names and values; a name may come again."""
+    """Return the content of a manifest as names and values; a name may come several times."""
     config, parity, quantization = manifest.config, manifest.parity, manifest.quantization
     rows = [
         (
@@ -111,13 +111,13 @@ def list_manifest_rows(manifest: Manifest) -> list[tuple[str, str]]:
         ),
         ("engine, dtype", f"{config.engine}, {config.dtype}"),
         ("preprocessing", manifest.preprocess.describe()),
-        ("its sha256", manifest.preprocess_sha256),
+        ("preprocessing sha256", manifest.preprocess_sha256),
         (
             "parity",
             f"cosine {parity.cosine:.6f}, max abs {parity.max_abs:.4g}, top-1 agreement "
             f"{parity.top1_agreement:.1%} on {parity.images} {parity.data} images",
         ),
-        ("rewritten", format_passes(manifest.passes)),
+        ("graph passes", format_passes(manifest.passes)),
         ("kernels", format_kernels(manifest.kernels, manifest.weighted_types)),
     ]
     if quantization:
@@ -128,7 +128,7 @@ def list_manifest_rows(manifest: Manifest) -> list[tuple[str, str]]:
                 "quantized",
                 f"{quantization.weighted_layers} layers, {quantization.activations} activations; {mode}; "
                 f"{'per channel' if section.per_channel else 'per tensor'}; 16-bit saturation "
-                f"{'avoided' if quantization.saturation_avoided else 'not an issue or ignored'}",
+                f"{'avoided' if quantization.saturation_avoided else 'not possible or ignored'}",
             )
         )
     sources = [(name, record) for name, record in manifest.inputs.items()]

@@ -86,7 +86,7 @@ def _list_repeated(repeated: int) -> list[tuple[str, str]]:
 
 
 def show_classes(result: Evaluation, console: Console) -> None:
-    """Show the worst classes, by what they lost where there is another artifact."""
+    """Show the classes that lost most or, without another artifact, those with the lowest top-1."""
     from nestforge.measure.paired import rank_classes
 
     columns = ["class", "images", "top-1", *(["top-1 of vs", "difference", "changed"] if result.vs else [])]
@@ -135,7 +135,7 @@ def show_tuning(result: Tuning, console: Console) -> None:
     title = f"{result.artifact} on {result.cores} cores, {result.budget_seconds:g} s"
     columns = ("batch", "streams", "threads", "images/s", "ms per request", "best for")
     console.print(make_grid(title, columns, rows))
-    console.print("Written into the artifact; predict, evaluate and vamp use it on this machine.", highlight=False)
+    console.print("Written to the artifact; predict, evaluate and vamp use it on this machine.", highlight=False)
 
 
 def show_bench(result: BenchmarkResult, console: Console) -> None:
@@ -145,7 +145,7 @@ def show_bench(result: BenchmarkResult, console: Console) -> None:
         ("artifact", f"{result.artifact} ({result.engine}, {result.dtype}, {result.height}x{result.width})"),
         (
             "machine",
-            f"{machine.cpu}, {machine.available_cores} cores to use, {' '.join(machine.flags) or 'flags unknown'}",
+            f"{machine.cpu}, {machine.available_cores} cores available, {' '.join(machine.flags) or 'flags unknown'}",
         ),
         (
             "settings",

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def show_models(rows: Sequence[ModelRow], console: Console) -> None:
-    columns = ("model", "size", "params (M)", "MACs (G)", "kernels (G)", "doc flops(G)", "top-1 (%)", "sha256")
+    columns = ("model", "size", "params (M)", "MACs (G)", "kernels (G)", "vendor flops(G)", "top-1 (%)", "sha256")
     lines = [
         (
             row.name,
@@ -31,10 +31,12 @@ def show_models(rows: Sequence[ModelRow], console: Console) -> None:
     ]
     console.print(make_grid("", columns, lines))
     console.print(
-        "MACs as published tables count them (thop: batch norm and average pools included); kernels: convolutions\n"
-        "and linear layers alone; doc flops(G): the seed document's, MACs x 2 / 0.9e9. Its 79.762 for resnest200\n"
-        "looks like a transposed digit: the formula that gives its other rows to the last digit gives 79.672.\n"
-        "Top-1 as published:",
+        "MACs: as in published tables (thop: batch norm and average pools included).\n"
+        "kernels: convolutions and linear layers alone.\n"
+        "vendor flops(G): as in the vendor guide, MACs x 2 / 0.9e9. Its 79.762 for\n"
+        "resnest200 looks like transposed digits: the formula gives 79.672, and the guide's\n"
+        "other rows to the last digit.\n"
+        "top-1: as published:",
         highlight=False,
     )
     for source in dict.fromkeys(row.top1_source for row in rows if row.top1_source):
@@ -49,7 +51,7 @@ def show_export(result: ExportResult, console: Console) -> None:
         ("input", f"(B, 3, H, W) float32, counted at {result.size}x{result.size}; {result.classes} classes"),
         ("parameters", f"{result.params:,}"),
         ("MACs", f"{result.macs / 1e9:.3f} G (kernels alone {result.kernel_macs / 1e9:.3f} G)"),
-        ("doc flops(G)", f"{result.vendor_gflops:.3f}"),
+        ("vendor flops(G)", f"{result.vendor_gflops:.3f}"),
         ("largest difference", f"{result.max_relative_difference:.1e} relative to torch, {len(result.checks)} checks"),
         ("sha256", result.sha256),
     ]

@@ -1,4 +1,4 @@
-"""What was done beyond one list of images, as tables."""
+"""Results of LoadGen as a table."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def show_loadgen(result: LoadGenResult, console: Console) -> None:
             + (f", target {result.target_qps:.1f} images/s" if result.target_qps else "")
             + (f", p99 within {result.latency_bound_ms:.1f} ms" if result.latency_bound_ms else ""),
         ),
-        ("answered", f"{result.samples:,} samples of {result.images:,} images in {result.seconds:.1f} s"),
+        ("completed", f"{result.samples:,} samples of {result.images:,} images in {result.seconds:.1f} s"),
     ]
     if result.throughput_ips:
         rows.append(("throughput", f"{result.throughput_ips:.1f} images/s"))

@@ -1,4 +1,4 @@
-"""A list of npz images through an artifact: one result file each, in the list's order, resumable after a kill."""
+"""Run an artifact over a list of npz images: one result file per image, resumable after a kill."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ MAX_MARKER_BYTES = 1 << 16
 
 @dataclass(frozen=True, kw_only=True)
 class VampRun:
-    """What a run over a list did; `skipped` results were there from an earlier run, `unreadable` npz files have none."""
+    """The outcome of a run over a list: `skipped` results existed already, and `unreadable` npz files have none."""
 
     output: Path
     written: int
@@ -40,7 +40,7 @@ class VampRun:
 
 @dataclass(frozen=True)
 class _Share:
-    """The part of a list one process works on: places in the list, and the files there."""
+    """The part of a list that one process works on: indices in the list, and their files."""
 
     settings: VampSettings
     output: Path
@@ -57,11 +57,11 @@ def name_result(index: int, total: int) -> str:
 def run_datalist(settings: VampSettings, datalist: Path, output: Path, *, progress: Progress = no_progress) -> VampRun:
     """Write one npz with ``output_0``, (classes,) float32 probabilities, for every npz of the list.
 
-    Results that are there are kept, when the same artifact, vdsp file and list made them. An npz that cannot be used
-    is reported and has no result.
+    Existing results of the same artifact, vdsp file and list are kept. An npz that cannot be used is reported and has
+    no result.
 
     Raises:
-        ConfigError: no vdsp file, one that does not fit, or an output folder that holds another run.
+        ConfigError: there is no vdsp file, it does not fit, or the output folder holds another run.
         DataError, ArtifactError, EngineError: list or artifact cannot be used.
     """
     if settings.vdsp is None:
@@ -110,7 +110,7 @@ def _finish_share(share: _Share) -> list[tuple[int, str | None]]:
 
 
 def _run_share(share: _Share) -> Iterator[tuple[int, str | None]]:
-    """Yield (place in the list, why there is no result or None) as results are written."""
+    """Yield (index in the list, None or the reason why there is no result) as results are written."""
     settings = share.settings
     artifact, vdsp, parallelism = settings.artifact, settings.vdsp, settings.parallelism
     assert vdsp is not None  # run_datalist checks it
@@ -141,7 +141,12 @@ def _fingerprint_run(artifact: Artifact, vdsp: Vdsp, paths: Sequence[Path]) -> d
 
 
 def _claim_output(output: Path, run: dict[str, str]) -> None:
-    """Make the folder this run's, or find that it is."""
+    """Mark the folder as the output of this run, or check that it is.
+
+    Raises:
+        ConfigError: the folder holds something else.
+        NestForgeError: the folder cannot be used.
+    """
     marker = output / RUN_FILE
     try:
         output.mkdir(parents=True, exist_ok=True)
@@ -153,10 +158,10 @@ def _claim_output(output: Path, run: dict[str, str]) -> None:
     except ValueError as error:
         raise ConfigError(f"{marker} is damaged; delete {output} or choose another --path_output") from error
     if earlier is None and occupied:
-        raise ConfigError(f"{output} holds npz files of something else; delete it or choose another --path_output")
+        raise ConfigError(f"{output} holds npz files of something else; delete it, or choose another --path_output")
     if earlier is not None and earlier != run:
         raise ConfigError(
-            f"{output} holds results of another artifact, vdsp file or list; delete it or choose another --path_output"
+            f"{output} holds results of another artifact, vdsp file or list; delete it, or choose another --path_output"
         )
     if earlier is None:
         with atomic_write(marker) as partial:
@@ -164,7 +169,7 @@ def _claim_output(output: Path, run: dict[str, str]) -> None:
 
 
 def _find_calibrated(manifest: Manifest, paths: Sequence[Path]) -> tuple[str, ...]:
-    """Warn where images of the list, told by class folder and name, are those the ranges were measured on."""
+    """Return a warning if images of the list, by class folder and name, were used for calibration."""
     if manifest.config.calibration is None:
         return ()
     prefix = f"{manifest.config.calibration.data}:"
@@ -178,5 +183,5 @@ def _find_calibrated(manifest: Manifest, paths: Sequence[Path]) -> tuple[str, ..
         return ()
     return (
         f"calibration: {both} of the {len(paths)} listed images are calibration images of this artifact; "
-        "its accuracy on them is not that on new ones",
+        "accuracy on them would be optimistic",
     )

@@ -1,4 +1,4 @@
-"""The vendor's ``vamp``: how fast an artifact is, and its results for a list of npz images."""
+"""The vendor's ``vamp``: measures the speed of an artifact. Its other half, lists of npz images, is in `datalist`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from nestforge.compile.build import read_peak_rss_bytes
 from nestforge.engines.base import Parallelism
 from nestforge.engines.machine import count_available_cores
 from nestforge.errors import ConfigError, EngineError, NestForgeError
-from nestforge.measure.benchmark import Latency, Run
+from nestforge.measure.interleave import Latency, Run
 from nestforge.vacc.geometry import check_vdsp
 from nestforge.vacc.vdsp import Vdsp, check_output_size, read_vdsp
 from nestforge.vacc.workers import CONTEXT, open_pool
@@ -31,10 +31,10 @@ PREPROCESS_ROUNDS = 5
 
 @dataclass(frozen=True, kw_only=True)
 class VampSettings:
-    """What the flags say, everything opened and checked once: also what worker processes get.
+    """What the flags ask for, with every file opened and checked; worker processes get it too.
 
-    `instances` are parallel requests (-i) of `batch` images in each of `processes` (-p); `vdsp` is the vdsp_params
-    file, and `warnings` what it does differently from the published preprocessing.
+    `instances` is the number of parallel requests (-i) of `batch` images in each of `processes` (-p). `vdsp` is the
+    vdsp_params file, and `warnings` lists how it differs from the published preprocessing.
     """
 
     artifact: Artifact
@@ -46,7 +46,7 @@ class VampSettings:
 
     @property
     def parallelism(self) -> Parallelism:
-        """That of one process, which gets its share of the cores."""
+        """The parallelism of one process, which gets its share of the cores."""
         threads = max(1, count_available_cores() // self.processes)
         return Parallelism(batch=self.batch, streams=self.instances, threads=threads)
 
@@ -60,7 +60,7 @@ def open_settings(
     batch: int | None = None,
     shape: tuple[int, ...] | None = None,
 ) -> VampSettings:
-    """Open everything a run needs; what is None is 1, or what `nestforge.tune` found for a single process.
+    """Open everything that a run needs. A number that is None becomes 1 or, for one process, what tuning found.
 
     Raises:
         ConfigError: a number out of range, or a shape or vdsp file that does not fit the artifact.
@@ -95,9 +95,9 @@ def open_settings(
 class VampBench:
     """Speed of the network alone, on normalised random images.
 
-    `throughput_fps` is images a second of all processes together, `latency_ms` that of a batch, `cpu_cores` the
-    processor time a second, `memory_bytes` the most memory the processes had resident, together. `preprocess_ms` is
-    what the vdsp file costs for one image on one core; None without one.
+    `throughput_fps` is images per second of all processes together, `latency_ms` that of a batch, `cpu_cores` the
+    processor time per second, and `memory_bytes` the sum of the processes' peak resident memory. `preprocess_ms` is the
+    time of the vdsp file's preprocessing for one image on one core; None without a vdsp file.
     """
 
     model: Path
@@ -133,11 +133,11 @@ def measure_vamp(
     seconds: float = 5.0,
     iterations: int | None = None,
 ) -> VampBench:
-    """Measure for `seconds` after a warm-up, or for `iterations` batches an instance.
+    """Measure for `seconds` after a warm-up, or for `iterations` batches per instance.
 
     Raises:
         ConfigError: `seconds` or `iterations` out of range.
-        EngineError: the artifact cannot be opened so.
+        EngineError: the artifact cannot be opened with these settings.
     """
     check_range("-t", seconds, 0.1, 86_400, unit="seconds")
     if iterations is not None:
@@ -189,7 +189,7 @@ def _measure_together(settings: VampSettings, seconds: float, iterations: int | 
 
 
 def _measure(settings: VampSettings, seconds: float, iterations: int | None, barrier: Barrier | None) -> _Measured:
-    """Measure in this process; with a barrier, from the moment on when all processes have warmed up."""
+    """Measure in this process; with a barrier, start when all processes have warmed up."""
     run = Run(settings.artifact.open_session(settings.parallelism))
     run.spend(WARM_UP_SECONDS, record=False)
     if barrier is not None:
@@ -212,7 +212,7 @@ def _read_cpu_seconds() -> float:
 
 
 def _time_preprocessing(vdsp: Vdsp) -> float:
-    """Return the median milliseconds for one image of the size the file names."""
+    """Return the median milliseconds for one image of the size that the file names."""
     height, width = vdsp.OpConfig.IimageHeight or 375, vdsp.OpConfig.IimageWidth or 500
     image_chw = np.random.default_rng(0).integers(0, 256, (3, height, width), np.uint8)
     return float(np.median(list(_time_rounds(vdsp, image_chw))))

@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import shutil
-import time
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from nestforge.engines.base import Settings
-from nestforge.engines.fake import FakeEngine
+from nestforge.engines.base import Parallelism
 from nestforge.engines.machine import count_available_cores, read_machine
 from nestforge.errors import ConfigError
-from nestforge.measure.benchmark import ROUNDS, Run, bench
+from nestforge.measure.benchmark import ROUNDS, bench
 from nestforge.measure.peak import _compile_loop, measure_peak
 
 
 def test_bench_reports_what_it_did(artifacts: dict[str, Path]) -> None:
     result = bench(artifacts["int8"], batch=2, streams=2, threads=2, seconds=0.3, vs=artifacts["fp32"])
-    assert (result.batch, result.streams, result.threads, result.dtype) == (2, 2, 2, "int8")
+    assert (result.parallelism, result.dtype) == (Parallelism(batch=2, streams=2, threads=2), "int8")
     assert result.requests >= ROUNDS * 2
     assert result.latency_ms.p50 <= result.latency_ms.p90 <= result.latency_ms.p99
     assert result.vs is not None
@@ -30,36 +27,6 @@ def test_bench_reports_what_it_did(artifacts: dict[str, Path]) -> None:
     assert result.macs == 10_520_704
     if result.peak is not None:
         assert result.peak_share == pytest.approx(result.throughput_ips * result.macs / result.peak.macs_per_second)
-
-
-def test_throughput_is_images_done_by_time_passed() -> None:
-    """A session that sleeps 10 ms for 4 images, on two streams, does 800 images a second and no more."""
-
-    def answer(images: np.ndarray) -> np.ndarray:
-        time.sleep(0.01)
-        return images.mean((2, 3))
-
-    run = Run(FakeEngine(answer).open(b"", Settings(batch=4, height=2, width=2, streams=2)))
-    for _ in range(3):
-        run.spend(0.2, record=True)
-    assert 300 < np.median(run.throughputs) <= 800
-    assert run.summarize_latency().p50 >= 10
-
-
-def test_warm_up_is_not_counted() -> None:
-    run = Run(FakeEngine(lambda images: images.mean((2, 3))).open(b"", Settings(height=2, width=2)))
-    run.spend(0.01, record=False)
-    assert run.latencies_ms == []
-    assert run.throughputs == []
-
-
-def test_a_failing_session_is_an_error() -> None:
-    def answer(images: np.ndarray) -> np.ndarray:
-        raise ValueError("broken")
-
-    run = Run(FakeEngine(answer).open(b"", Settings(height=2, width=2)))
-    with pytest.raises(ValueError, match="broken"):
-        run.spend(0.01, record=True)
 
 
 def test_settings_out_of_range(artifacts: dict[str, Path]) -> None:

@@ -82,7 +82,7 @@ def test_refusals(state: dict[str, torch.Tensor], tmp_path: Path) -> None:
     with pytest.raises(ModelError):
         read_checkpoint(path, VARIANT)
     torch.save(state, path)
-    with pytest.raises(ModelError, match="is no resnest50"):
+    with pytest.raises(ModelError, match="is not a resnest50 checkpoint"):
         read_checkpoint(path, get_variant("resnest50"))
     torch.save({"weight": torch.ones(3)}, path)
     with pytest.raises(ModelError, match=r"no classifier 'fc.weight'"):
