@@ -17,6 +17,7 @@ from nestforge.engines.model_cache import name_compiled, read_compiled, write_co
 from nestforge.errors import EngineError
 
 _WEIGHTED_TYPES = frozenset({"Convolution", "Deconvolution", "FullyConnected", "MatMul"})
+_NOT_EXECUTED = frozenset({"Const", "Input", "Output"})
 _INT8_PRECISIONS = frozenset({"u8", "i8"})
 _RESULT_SUFFIX = "/sink_port_0"  # of the node that stands for an output of the ONNX graph, after the output's name
 
@@ -122,6 +123,8 @@ class _OpenVINOSession:
             name = node.get_friendly_name()
             fused = info["originalLayersNames"].astype(str).split(",")
             layer_type, precision = info["layerType"].astype(str), info["runtimePrecision"].astype(str)
+            if layer_type in _NOT_EXECUTED:
+                continue
             kernels.append(
                 Kernel(
                     name=name,
