@@ -25,6 +25,7 @@ from nestforge.compile.onnxfile import count_layer_macs, serialize
 from nestforge.compile.plan import Prepared, QuantizationPlan, prepare
 from nestforge.compile.quantize import find_activations, find_source, is_weighted
 from nestforge.compile.source import load_source
+from nestforge.compile.warnings import list_aliases
 from nestforge.config import BuildConfig, read_config
 from nestforge.engines.base import Images, Logits, Session, Settings
 from nestforge.errors import ArtifactError, ConfigError
@@ -145,7 +146,7 @@ def measure_layers(
     macs = count_layer_macs(model, settings.height, settings.width)
     with progress("opening the network in parts", None):
         probe = _Probe(prepared, plan, settings, batches)
-        shares = _share_time(prepared, plan, settings, batches[0], list(nodes))
+        shares = _share_time(prepared, plan, settings, batches[0], list(nodes.values()))
     measured, complete = _measure(prepared, probe, list(nodes), images, progress)
     layers = []
     for name, (alone, kept_in_float) in measured.items():
@@ -297,7 +298,7 @@ def _list_own(layer: ir.Node) -> set[str]:
 
 
 def _share_time(
-    prepared: Prepared, plan: QuantizationPlan, settings: Settings, batch: Images, names: list[str]
+    prepared: Prepared, plan: QuantizationPlan, settings: Settings, batch: Images, nodes: list[ir.Node]
 ) -> dict[str, float]:
     """Return each layer's share of the int8 model's time: the medians of its kernels over some runs."""
     model = ir.from_proto(ir.to_proto(prepared.source.model))
@@ -309,5 +310,9 @@ def _share_time(
     if not total_ms:
         return {}
     return {
-        name: sum(kernel.time_ms or 0.0 for kernel in kernels if name in kernel.layers) / total_ms for name in names
+        str(node.name): sum(
+            kernel.time_ms or 0.0 for kernel in kernels if not set(list_aliases(node)).isdisjoint(kernel.layers)
+        )
+        / total_ms
+        for node in nodes
     }

@@ -150,6 +150,7 @@ class Manifest(_Record):
     quantization: QuantizationRecord | None
     accuracy_control: AccuracyControlRecord | None = None
     kernels: dict[str, dict[str, int]]  # layer type -> execution precision -> count, as the engine reports it
+    weighted_types: tuple[str, ...] = ()  # the layer types among them that are convolutions and matrix products
     warnings: tuple[str, ...]
     tuning: TuningRecord | None = None
     explanation: Explanation | None = None

@@ -7,7 +7,7 @@ import platform
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -22,7 +22,6 @@ from nestforge.artifact.manifest import (
     FileRecord,
     Manifest,
     Parity,
-    QuantizationRecord,
     record_file,
     write_manifest,
 )
@@ -30,6 +29,7 @@ from nestforge.compile.images import BuildImages
 from nestforge.compile.onnxfile import serialize
 from nestforge.compile.plan import Prepared, prepare
 from nestforge.compile.source import load_source
+from nestforge.compile.warnings import describe_layers, find_warnings
 from nestforge.config import BuildConfig
 from nestforge.data.imagefolder import format_label, read_imagenet_labels, read_labels
 from nestforge.engines import get_engine
@@ -40,8 +40,6 @@ from nestforge.files import atomic_write_folder, check_output_folder
 from nestforge.progress import Progress, advance_over, no_progress
 
 PARITY_IMAGES = 64
-_WEIGHTED_TYPES = ("Convolution", "FullyConnected", "MatMul")
-_INT8_PRECISIONS = ("u8", "i8")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +53,7 @@ class BuildResult:
     parity: Parity
     passes: dict[str, int]
     kernels: dict[str, dict[str, int]]
+    weighted_types: tuple[str, ...]
     warnings: tuple[str, ...]
     seconds: float
     peak_rss_bytes: int
@@ -98,9 +97,12 @@ def build_artifact(
     with atomic_write_folder(output, overwrite=overwrite) as folder:
         prepared = prepare(config, source, progress)
         quantization, controlled = None, None
+        layers = describe_layers(source.model)
+        chosen: Collection[str] = ()
         if prepared.plan is not None:
             controlled = control(prepared) if control is not None else None
             kept_in_float = controlled.kept_in_float if controlled else ()
+            chosen = prepared.plan.skip.union(kept_in_float)
             quantization = prepared.plan.apply(source.model, kept_in_float=kept_in_float)
         (folder / MODEL_FILE).write_bytes(serialize(source.model))
         if labels:
@@ -110,7 +112,7 @@ def build_artifact(
             built = engine.open(folder / MODEL_FILE, settings)
         parity = _measure_parity(engine.open(prepared.original, prepared.settings), built, prepared.images, progress)
         kernels = built.list_kernels()
-        warnings = _find_warnings(quantization, kernels)
+        warnings = find_warnings(quantization, kernels, layers, chosen=chosen)
         manifest = Manifest(
             format=1,
             name=source.name,
@@ -132,6 +134,7 @@ def build_artifact(
             quantization=quantization,
             accuracy_control=controlled,
             kernels=_count_kernels(kernels),
+            weighted_types=tuple(sorted({kernel.layer_type for kernel in kernels if kernel.is_weighted})),
             warnings=warnings,
         )
         write_manifest(manifest, folder)
@@ -144,6 +147,7 @@ def build_artifact(
         parity=parity,
         passes=prepared.passes,
         kernels=manifest.kernels,
+        weighted_types=manifest.weighted_types,
         warnings=warnings,
         seconds=time.perf_counter() - begin,
         peak_rss_bytes=read_peak_rss_bytes(),
@@ -189,21 +193,6 @@ def _count_kernels(kernels: Iterable[Kernel]) -> dict[str, dict[str, int]]:
     for (layer_type, precision), count in sorted(counts.items()):
         table.setdefault(layer_type, {})[precision] = count
     return table
-
-
-def _find_warnings(quantization: QuantizationRecord | None, kernels: Iterable[Kernel]) -> tuple[str, ...]:
-    """Name what an int8 build executes in float although it has weights, and sums that this CPU will overflow."""
-    if quantization is None:
-        return ()
-    unsafe = not quantization.saturation_avoided and not read_machine().has_int8_dot_product
-    overflow = (
-        ("this CPU overflows 16-bit sums of full-range weights: set quantize.saturation to auto",) if unsafe else ()
-    )
-    return overflow + tuple(
-        f"{kernel.layer_type.lower()} {kernel.name} runs in {kernel.precision}, not in int8"
-        for kernel in kernels
-        if kernel.layer_type in _WEIGHTED_TYPES and kernel.precision not in _INT8_PRECISIONS
-    )
 
 
 def _list_versions(engine: Engine) -> dict[str, str]:

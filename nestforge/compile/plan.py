@@ -124,9 +124,9 @@ def prepare(config: BuildConfig, source: Source, progress: Progress) -> Prepared
 
 def choose_disabled_passes(config: BuildConfig) -> frozenset[str]:
     """Return the passes that the build file, or what was measured, leaves out."""
-    automatic = {"fold_pads": config.dtype == "int8", "split_radix": config.engine == "openvino"}
+    automatic = get_engine(config.engine).preferred_passes | ({"fold_pads"} if config.dtype == "int8" else set())
     wanted = config.passes.model_dump()
-    return frozenset(name for name, want in wanted.items() if not (automatic[name] if want == "auto" else want))
+    return frozenset(name for name, want in wanted.items() if not (name in automatic if want == "auto" else want))
 
 
 def _check_passes(model: ir.Model, original: bytes, images: BuildImages, engine: Engine, settings: Settings) -> None:

@@ -30,6 +30,7 @@ from nestforge.errors import ConfigError
 WEIGHT_MAX = 127
 SMALLEST_RANGE = 1e-30  # a scale must not underflow
 _OUTPUT_AXIS = {"Conv": 0, "Gemm": 1, "MatMul": 1}  # of the weight; Gemm's is 0 when transB
+WEIGHTED_OPS = frozenset({*_OUTPUT_AXIS, "ConvTranspose", "DeformConv", "Einsum", "GRU", "LSTM", "RNN"})
 MOVES = frozenset({"MaxPool", "Flatten", "Reshape", "Squeeze", "Identity"})
 
 
@@ -39,7 +40,7 @@ class QuantizationSummary:
 
     activations: int
     weighted_layers: int
-    float_weighted_layers: tuple[str, ...]  # convolutions and matrix products left in float
+    float_weighted_layers: tuple[str, ...]  # of all `WEIGHTED_OPS`: those left in float
 
 
 def find_convolutions(model: ir.Model, indices: Collection[int]) -> frozenset[str]:
@@ -116,7 +117,7 @@ def quantize_graph(
             if mean is not None and node.op_type != "MatMul":  # which has no bias
                 _correct_bias(graph, node, error, mean)
             layers += 1
-        elif node.op_type in _OUTPUT_AXIS:
+        elif node.op_type in WEIGHTED_OPS:
             left.append(str(node.name))
     return QuantizationSummary(activations=len(found), weighted_layers=layers, float_weighted_layers=tuple(left))
 
@@ -159,16 +160,26 @@ def list_pairs(rows: Rows) -> list[tuple[Rows, Rows]]:
 
 def is_weighted(node: ir.Node) -> bool:
     """Tell whether a node is a convolution or matrix product with constant float weights, of a layout we quantize."""
-    weight = ir.convenience.get_const_tensor(node.inputs[1]) if len(node.inputs) > 1 and node.inputs[1] else None
-    return (
-        node.op_type in _OUTPUT_AXIS
-        and node.inputs[0] is not None
-        and not node.inputs[0].is_initializer()
-        and weight is not None
-        and weight.dtype == ir.DataType.FLOAT
-        and (node.op_type == "Conv" or len(weight.shape) == 2)
-        and not (node.op_type == "Gemm" and _has_flag(node, "transA"))
-    )
+    return node.op_type in _OUTPUT_AXIS and find_obstacle(node) is None
+
+
+def find_obstacle(node: ir.Node) -> str | None:
+    """Return why a node of `WEIGHTED_OPS` cannot be quantized, or None where it can."""
+    if node.op_type not in _OUTPUT_AXIS:
+        return f"{node.op_type} is not quantized"
+    value, weights = (*node.inputs, None, None)[:2]
+    tensor = ir.convenience.get_const_tensor(weights) if weights is not None else None
+    if tensor is None:
+        return "its weights are not constant"
+    if value is None or value.is_initializer():
+        return "its input is constant"
+    if tensor.dtype != ir.DataType.FLOAT:
+        return f"its weights are {tensor.dtype.name.lower()}, not float32"
+    if node.op_type != "Conv" and len(tensor.shape) != 2:
+        return f"its weights have {len(tensor.shape)} dimensions, not 2"
+    if node.op_type == "Gemm" and _has_flag(node, "transA"):
+        return "its input is transposed"
+    return None
 
 
 def _has_flag(node: ir.Node, name: str) -> bool:

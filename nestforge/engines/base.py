@@ -66,8 +66,10 @@ class Kernel:
     name: str
     layer_type: str  # the engine's own name, such as "Convolution"
     precision: str  # in which it runs, such as "u8" or "f32"
+    is_weighted: bool = False  # a convolution or a matrix product
+    is_int8: bool = False  # runs in 8-bit integers
     implementation: str = ""
-    layers: tuple[str, ...] = ()  # nodes of the ONNX graph that were fused into it
+    layers: tuple[str, ...] = ()  # nodes of the ONNX graph fused into it; one that gives an output may bear its name
     time_ms: float | None = None  # of the last run, if the session was opened with `profile`
 
 
@@ -98,6 +100,11 @@ class Engine(Protocol):
 
     @property
     def version(self) -> str: ...
+
+    @property
+    def preferred_passes(self) -> frozenset[str]:
+        """The optional graph passes that were measured to pay on this engine; see `nestforge.compile.passes`."""
+        ...
 
     def supports(self, dtype: Dtype) -> bool:
         """Tell whether this machine executes `dtype` natively."""

@@ -16,6 +16,7 @@ class FakeEngine:
 
     name = "fake"
     version = "0"
+    preferred_passes: frozenset[str] = frozenset()
 
     def __init__(self, compute_logits: Callable[[Images], Logits]) -> None:
         self.compute_logits = compute_logits

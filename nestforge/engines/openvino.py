@@ -16,11 +16,17 @@ from nestforge.engines.base import Dtype, Images, Kernel, Logits, Session, Setti
 from nestforge.engines.model_cache import name_compiled, read_compiled, write_compiled
 from nestforge.errors import EngineError
 
+_WEIGHTED_TYPES = frozenset({"Convolution", "Deconvolution", "FullyConnected", "MatMul"})
+_NOT_EXECUTED = frozenset({"Const", "Input", "Output"})
+_INT8_PRECISIONS = frozenset({"u8", "i8"})
+_RESULT_SUFFIX = "/sink_port_0"  # of the node that stands for an output of the ONNX graph, after the output's name
+
 
 class OpenVINOEngine:
     """Compiles the ONNX file for a fixed batch and image size; see `Engine`."""
 
     name = "openvino"
+    preferred_passes = frozenset({"split_radix"})
 
     def __init__(self) -> None:
         self._core = openvino.Core()
@@ -87,7 +93,7 @@ class _OpenVINOSession:
     def __init__(self, compiled: openvino.CompiledModel, settings: Settings) -> None:
         self.settings = settings
         self._compiled = compiled
-        self._names = [output.get_any_name() for output in compiled.outputs]
+        self._names = [_list_names(output) for output in compiled.outputs]
         self._requests: queue.SimpleQueue[openvino.InferRequest] = queue.SimpleQueue()
         for _ in range(settings.streams):
             self._requests.put(compiled.create_infer_request())
@@ -96,14 +102,15 @@ class _OpenVINOSession:
         request = self._requests.get()
         try:
             results = request.infer([np.ascontiguousarray(images_nchw)], share_inputs=True)
-            return dict(zip(self._names, results.to_tuple(), strict=True))
+            outputs = zip(self._names, results.to_tuple(), strict=True)
+            return {name: value for names, value in outputs for name in names}
         except RuntimeError as error:
             raise EngineError(f"openvino failed while running the model: {str(error).splitlines()[0]}") from error
         finally:
             self._requests.put(request)
 
     def run(self, images_nchw: Images) -> Logits:
-        return self.run_all(images_nchw)[self._names[0]]
+        return self.run_all(images_nchw)[self._names[0][0]]
 
     def run_all(self, images_nchw: Images) -> dict[str, npt.NDArray[np.float32]]:
         return run_padded(images_nchw, self.settings, self._infer)
@@ -115,13 +122,18 @@ class _OpenVINOSession:
             info = node.get_rt_info()
             name = node.get_friendly_name()
             fused = info["originalLayersNames"].astype(str).split(",")
+            layer_type, precision = info["layerType"].astype(str), info["runtimePrecision"].astype(str)
+            if layer_type in _NOT_EXECUTED:
+                continue
             kernels.append(
                 Kernel(
                     name=name,
-                    layer_type=info["layerType"].astype(str),
-                    precision=info["runtimePrecision"].astype(str),
+                    layer_type=layer_type,
+                    precision=precision,
+                    is_weighted=layer_type in _WEIGHTED_TYPES,
+                    is_int8=precision in _INT8_PRECISIONS,
                     implementation=info["primitiveType"].astype(str),
-                    layers=tuple(layer.removesuffix("/WithoutBiases") for layer in fused if layer),
+                    layers=tuple(dict.fromkeys(layer.removesuffix("/WithoutBiases") for layer in fused if layer)),
                     time_ms=times_ms.get(name),
                 )
             )
@@ -135,3 +147,12 @@ class _OpenVINOSession:
             return {row.node_name: row.real_time.total_seconds() * 1e3 for row in request.get_profiling_info()}
         finally:
             self._requests.put(request)
+
+
+def _list_names(output: openvino.ConstOutput) -> list[str]:
+    """Return the name of an output in the ONNX graph, or all that its tensor has where OpenVINO does not say which.
+
+    A tensor has several names where OpenVINO removed a node that changes nothing.
+    """
+    name: str = output.get_node().get_friendly_name()
+    return [name.removesuffix(_RESULT_SUFFIX)] if name.endswith(_RESULT_SUFFIX) else sorted(output.get_names())

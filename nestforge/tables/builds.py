@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -37,7 +37,7 @@ def show_build(result: BuildResult, console: Console) -> None:
             f"{parity.top1_agreement:.1%} on {parity.images} {parity.data} images",
         ),
         ("graph passes", format_passes(result.passes)),
-        ("kernels", format_kernels(result.kernels)),
+        ("kernels", format_kernels(result.kernels, result.weighted_types)),
         ("took", f"{result.seconds:.1f} s, at most {result.peak_rss_bytes / 1e9:.2f} GB resident"),
     ]
     console.print(make_pairs_table("built", rows))
@@ -85,11 +85,13 @@ def format_passes(passes: Mapping[str, int]) -> str:
     return ", ".join(f"{name} {count}" for name, count in passes.items()) or "none"
 
 
-def format_kernels(kernels: Mapping[str, Mapping[str, int]]) -> str:
+def format_kernels(kernels: Mapping[str, Mapping[str, int]], weighted_types: Collection[str]) -> str:
     """Write the counts of weighted layers by execution precision."""
-    weighted = {name: counts for name, counts in kernels.items() if name in ("Convolution", "FullyConnected", "MatMul")}
     parts = [
-        f"{name} {count} x {precision}" for name, counts in weighted.items() for precision, count in counts.items()
+        f"{name} {count} x {precision}"
+        for name, counts in kernels.items()
+        for precision, count in counts.items()
+        if name in weighted_types
     ]
     return ", ".join(parts) or "not reported by the engine"
 
@@ -116,7 +118,7 @@ def list_manifest_rows(manifest: Manifest) -> list[tuple[str, str]]:
             f"{parity.top1_agreement:.1%} on {parity.images} {parity.data} images",
         ),
         ("graph passes", format_passes(manifest.passes)),
-        ("kernels", format_kernels(manifest.kernels)),
+        ("kernels", format_kernels(manifest.kernels, manifest.weighted_types)),
     ]
     if quantization:
         section = config.quantize

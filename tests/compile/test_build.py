@@ -9,11 +9,14 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 
 from nestforge.artifact.artifact import inspect, open_artifact
+from nestforge.artifact.manifest import QuantizationRecord
 from nestforge.builder import build
 from nestforge.compile.plan import choose_disabled_passes
+from nestforge.compile.warnings import describe_layers, find_warnings
 from nestforge.config import parse_config, read_config
 from nestforge.engines import get_engine
 from nestforge.engines.base import Parallelism, Settings
@@ -87,7 +90,8 @@ def test_every_key_changes_the_model(
 def test_other_keys_change_the_artifact(slim_config: Config, slim_onnx: Path, tmp_path: Path) -> None:
     manifest = build_with(slim_config, tmp_path / "ort", engine="onnxruntime")
     assert "onnxruntime" in manifest["versions"]
-    assert manifest["kernels"] == {}
+    assert set(manifest["kernels"]["QLinearConv"]) == {"u8"}
+    assert manifest["weighted_types"] == ["Conv", "Gemm", "QLinearConv"]
     unlabelled = {key: value for key, value in slim_config.items() if key != "labels"}
     manifest = build_with(unlabelled, tmp_path / "unlabelled", dtype="fp32")
     assert list(manifest["outputs"]) == ["model.onnx"]
@@ -140,6 +144,37 @@ def test_what_int8_leaves_in_float_is_computed_in_bf16(slim_config: Config, tmp_
             build_with(slim_config, tmp_path / "a", quantize=quantize)
     with pytest.raises(ConfigError, match=r"has no bf16 .* another quantize\.float_dtype or engine"):
         build_with(slim_config, tmp_path / "b", quantize=quantize, engine="onnxruntime")
+
+
+def test_layers_left_in_float_are_warned_of(slim_config: Config, tmp_path: Path) -> None:
+    manifest = build_with(slim_config, tmp_path / "a", quantize={"skip_convolutions": [1]})
+    assert manifest["warnings"] == ["Conv conv1.3 runs in f32, not in int8: the build file leaves it in float"]
+
+
+def test_layers_that_onnxruntime_executes_in_float_are_warned_of(slim_config: Config, tmp_path: Path) -> None:
+    """Its int8 kernels write 8 bits: a layer whose result nothing reads in 8 bits runs in float."""
+    names = [f"Conv layer{stage}.0.conv2.fc2" for stage in (1, 2, 3, 4)]
+    names += ["Conv layer4.0.conv3", "Conv layer4.0.downsample.1", "Gemm fc"]
+    manifest = build_with(slim_config, tmp_path / "a", engine="onnxruntime")
+    assert sorted(manifest["warnings"]) == sorted(f"{name} runs in f32, not in int8" for name in names)
+
+
+def test_a_silent_engine_s_layers_in_float_are_warned_of_too() -> None:
+    text = """<ir_version: 9, opset_import: ["" : 17]> g (float[n,3,8,8] x, float[4,3,1,1] k) => (float[n,4,8,8] y)
+        <float[4,4,1,1] w, float[4,4,1,1] u> { a = Conv(x, k)  b = ConvTranspose(a, w)  y = Conv(b, u) }"""
+    proto = onnx.parser.parse_model(text)
+    for name in ("w", "u"):
+        proto.graph.initializer.append(onnx.numpy_helper.from_array(np.ones((4, 4, 1, 1), np.float32), name))
+    for node in proto.graph.node:
+        node.name = f"node_{node.output[0]}"
+    model = ir.from_proto(proto)
+    names = ("node_a", "node_b", "node_y")
+    record = QuantizationRecord(activations=0, weighted_layers=0, float_weighted_layers=names, saturation_avoided=True)
+    assert find_warnings(record, [], describe_layers(model), chosen={"node_y"}) == (
+        "Conv node_a stays in float: its weights are not constant",
+        "ConvTranspose node_b stays in float: ConvTranspose is not quantized",
+        "Conv node_y stays in float: the build file leaves it in float",
+    )
 
 
 FOREIGN = """<ir_version: 9, opset_import: ["" : 17]> foreign (float[n,3,h,w] x) => (float[n,5] y)

@@ -29,11 +29,11 @@ class SplitForm(_Attention):
         u = functional.relu(self.bn0(self.conv(x)))
         batch, width = u.shape[:2]
         if self.radix == 1:
-            return self.attend(functional.adaptive_avg_pool2d(u, 1), batch) * u
+            return (self.attend(functional.adaptive_avg_pool2d(u, 1), batch) * u).contiguous()
         parts = torch.split(u, width // self.radix, dim=1)
         attention = self.attend(functional.adaptive_avg_pool2d(sum(parts), 1), batch)
         weights = torch.split(attention, width // self.radix, dim=1)
-        return sum(weight * part for weight, part in zip(weights, parts, strict=True))
+        return sum(weight * part for weight, part in zip(weights, parts, strict=True)).contiguous()
 
 
 class ReshapeForm(_Attention):

@@ -10,8 +10,10 @@ import onnx_ir as ir
 from nestforge.compile.passes.fold_batch_norm import fold_batch_norm
 from nestforge.compile.passes.fold_pads import fold_pads
 from nestforge.compile.passes.fold_shapes import fold_shapes
+from nestforge.compile.passes.remove_noops import remove_noops
 from nestforge.compile.passes.split_radix import split_radix
 from nestforge.compile.passes.unfold_radix import unfold_radix
+from nestforge.compile.passes.unify_views import unify_views
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,10 +26,12 @@ class Pass:
 
 
 PASSES = (
+    Pass(name="remove_noops", rewrite=remove_noops, effect="operators that change nothing are removed"),
     Pass(name="fold_batch_norm", rewrite=fold_batch_norm, effect="batch norms become weights and biases"),
     Pass(name="fold_pads", rewrite=fold_pads, effect="convolutions pad for themselves"),
     Pass(name="fold_shapes", rewrite=fold_shapes, effect="known sizes are not asked of activations"),
     Pass(name="unfold_radix", rewrite=unfold_radix, effect="sums over radix stay in four dimensions"),
+    Pass(name="unify_views", rewrite=unify_views, effect="views and global means are written in one way"),
     Pass(name="split_radix", rewrite=split_radix, effect="radix parts are computed apart, not cut out"),
 )
 
