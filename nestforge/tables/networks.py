@@ -50,7 +50,12 @@ def show_export(result: ExportResult, console: Console) -> None:
         ("parameters", f"{result.params:,}"),
         ("MACs", f"{result.macs / 1e9:.3f} G (kernels alone {result.kernel_macs / 1e9:.3f} G)"),
         ("doc flops(G)", f"{result.vendor_gflops:.3f}"),
-        ("largest difference", f"{result.max_relative_difference:.1e} relative to torch, {len(result.checks)} checks"),
+        (
+            "largest difference",
+            f"{result.max_relative_difference:.1e} to torch in float64, {len(result.checks)} checks; "
+            f"torch's own float32: {result.max_torch_float32_difference:.1e}",
+        ),
         ("sha256", result.sha256),
+        *(("note", note) for note in result.notes),
     ]
     console.print(make_pairs_table(f"exported {result.model} in {result.seconds:.1f} s", rows))

@@ -64,7 +64,12 @@ def export_official(
     print(f"MACs(G): {result.macs / 1e9:.3f}  (convolutions and linear layers alone: {result.kernel_macs / 1e9:.3f})")
     print(f"flops(G): {result.vendor_gflops:.3f}  (the document's: MACs x 2 / 0.9e9)")
     print(f"params(M): {result.params / 1e6:.3f}")
-    print(f"convert ok! largest relative difference to torch: {result.max_relative_difference:.1e}")
+    for note in result.notes:
+        print(f"note: {note}")
+    print(
+        f"convert ok! largest relative difference to torch in float64: {result.max_relative_difference:.1e} "
+        f"(torch's own float32: {result.max_torch_float32_difference:.1e})"
+    )
 
 
 @converter.command()
