@@ -40,7 +40,7 @@ HEAVY = {
     "torch": {"networks/resnest.py", "engines/torch.py", "networks/tensor_file.py"},
     "nncf": set(),
     "ray": {"scale/cluster.py"},
-    "pyarrow": {"data/parts.py", "scale/arrow.py", "scale/cluster.py"},
+    "pyarrow": {"data/parts.py", "scale/arrow.py", "scale/cluster.py", "scale/worker.py"},
     "fsspec": {"data/storage.py"},
     "mlperf_loadgen": {"measure/loadgen_sut.py"},
     "cv2": set(),

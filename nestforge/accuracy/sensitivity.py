@@ -184,7 +184,7 @@ def _measure(
                 measured[name] = OutputError(**alone), OutputError(**kept_in_float)
             if measured:
                 done = f"{len(measured)} of {len(names)} layers were done"
-                warnings.warn(f"going on with an interrupted measurement: {done}", stacklevel=4)
+                warnings.warn(f"continuing an interrupted measurement: {done}", stacklevel=4)
             todo = [name for name in names if name not in measured]
             # closed before anything else: an engine must not be torn down while a request runs
             with progress("measuring layers", len(names)) as advance, closing(probe.visit(todo)) as visited:

@@ -18,7 +18,7 @@ from nestforge.artifact.manifest import (
 )
 from nestforge.data.imagefolder import Label, read_labels
 from nestforge.engines import get_engine
-from nestforge.engines.base import Session, Settings
+from nestforge.engines.base import Parallelism, Session, Settings
 from nestforge.engines.machine import count_available_cores, read_machine
 from nestforge.errors import ArtifactError, EngineError
 from nestforge.files import StrPath, atomic_write, hash_file
@@ -36,26 +36,25 @@ class Artifact:
     labels: tuple[Label, ...]
     model_sha256: str  # of the file as it is
 
-    def open_session(
-        self, *, batch: int = 1, streams: int = 1, threads: int | None = None, profile: bool = False
-    ) -> Session:
-        """Open the model on the engine it was built for; `threads` defaults to the cores this process may use.
+    def open_session(self, parallelism: Parallelism | None = None, *, profile: bool = False) -> Session:
+        """Open the model on the engine it was built for; by default for one image at a time on all available cores.
 
         Raises:
             EngineError: the engine is missing or refuses, or the batch is not the one the model is fixed to.
         """
         manifest = self.manifest
-        if manifest.fixed_batch not in (None, batch):
+        chosen = parallelism or Parallelism.make(batch=self.choose_batch(1))
+        if manifest.fixed_batch not in (None, chosen.batch):
             raise EngineError(
                 f"{self.folder} has a fixed batch of {manifest.fixed_batch}; use --batch {manifest.fixed_batch}"
             )
         settings = Settings(
-            batch=batch,
+            batch=chosen.batch,
             height=manifest.height,
             width=manifest.width,
             dtype=manifest.config.execution_dtype,
-            streams=streams,
-            threads=count_available_cores() if threads is None else threads,
+            streams=chosen.streams,
+            threads=chosen.threads,
             profile=profile,
         )
         return get_engine(manifest.config.engine).open(self.folder / MODEL_FILE, settings, sha256=self.model_sha256)

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict
 
 from nestforge.config import BuildConfig
 from nestforge.data.preprocess import Preprocess
+from nestforge.engines.base import Parallelism
 from nestforge.files import hash_file
 
 MODEL_FILE, LABELS_FILE, MANIFEST_FILE = "model.onnx", "labels.txt", "manifest.json"
@@ -76,24 +77,22 @@ class AccuracyControlRecord(_Record):
     frontier: tuple[FrontierPoint, ...]
 
 
-class TunedArrangement(_Record):
-    """Requests of `batch` images on `streams` that share `threads`: images a second, and the median request."""
+class TunedParallelism(_Record):
+    """What was measured with one parallelism: images per second, and the median latency of a request."""
 
-    batch: int
-    streams: int
-    threads: int
+    parallelism: Parallelism
     throughput_ips: float
     latency_ms: float
 
 
 class TuningRecord(_Record):
-    """The best arrangements found, and the machine they were found on: they say nothing about another one."""
+    """The best parallelism found for latency and for throughput, and the machine on which both were measured."""
 
     cpu: str
     cores: int
     engine_version: str
-    latency: TunedArrangement
-    throughput: TunedArrangement
+    latency: TunedParallelism
+    throughput: TunedParallelism
 
 
 class PassSpeedup(_Record):

@@ -112,9 +112,10 @@ def inspect(
 ) -> None:
     """Show how an artifact was made, after checking its files, and what differs from the published preprocessing."""
     from nestforge.tables.builds import show_manifest
-    from nestforge.vacc.geometry import check_artifact
+    from nestforge.vacc.geometry import check_preprocess
 
-    differences = check_artifact(artifact, vdsp_params, verify=not no_verify)
-    emit(nestforge.inspect(artifact, verify=not no_verify), show_manifest, json)
+    manifest = nestforge.inspect(artifact, verify=not no_verify)
+    differences = check_preprocess(manifest, artifact, vdsp_params)
+    emit(manifest, show_manifest, json)
     for difference in differences:
         print(f"warning: {difference}", file=sys.stderr)

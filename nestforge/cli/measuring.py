@@ -20,6 +20,7 @@ from nestforge.cli.options import (
     WorkersOption,
     check_file_target,
     emit,
+    refuse_options,
 )
 from nestforge.errors import NestForgeError
 from nestforge.progress import show_bars
@@ -30,7 +31,7 @@ def predict(
     images: Annotated[
         list[str],
         typer.Argument(
-            help="Image files; with --output one SOURCE: a folder, tar shards or Parquet, a path or URL.",
+            help="Image files, folders, tar shards or Parquet; paths or URLs.",
             show_default=False,
         ),
     ],
@@ -45,22 +46,20 @@ def predict(
     """Classify images: the best classes with names and probabilities. Exit code 1 if some could not be read."""
     from nestforge.tables.measurements import show_predictions
 
-    if output is None and (ray, workers, threads) == (None, None, None):
-        predictions = nestforge.predict(artifact, images, top=top, verify=not no_verify, progress=show_bars)
-        emit(predictions, show_predictions, json)
-        if any(prediction.error for prediction in predictions):
-            raise typer.Exit(1)
-        return
-    from nestforge.tables.scale import show_source_result
-
-    if no_verify:
-        raise NestForgeError("--no-verify goes with image files; --ray and --output take artifacts as they were built")
-    if output is None or len(images) != 1:
-        raise NestForgeError("--ray classifies one source into a file; name one folder, shard or pattern and --output")
-    result = nestforge.predict_source(
-        artifact, images[0], output=output, ray=ray, workers=workers, threads=threads, progress=show_bars
+    if output is None and (ray is not None or workers is not None or threads is not None):
+        raise NestForgeError("--ray, --workers and --threads write many predictions to a file; name it with --output")
+    result = nestforge.predict(
+        artifact,
+        images,
+        top=top,
+        output=output,
+        ray=ray,
+        workers=workers,
+        threads=threads,
+        verify=not no_verify,
+        progress=show_bars,
     )
-    emit(result, show_source_result, json)
+    emit(result, show_predictions, json)
     if result.unreadable:
         raise typer.Exit(1)
 
@@ -80,7 +79,7 @@ def evaluate(
     changes: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE.csv", callback=check_file_target, help="With --vs: every image whose answer changed."
+            metavar="FILE.csv", callback=check_file_target, help="With --vs: every image whose prediction changed."
         ),
     ] = None,
     no_verify: NoVerifyOption = False,
@@ -91,35 +90,20 @@ def evaluate(
     json: JsonOption = None,
 ) -> None:
     """Measure top-1 and top-5 on labelled images, by class too, with intervals and paired statistics."""
-    from nestforge.data.sources import is_plain_folder
     from nestforge.measure.paired import write_changes
     from nestforge.tables.measurements import show_evaluation
-    from nestforge.tables.scale import show_source_result
 
-    if (ray, workers, threads, output) != (None, None, None, None) or not is_plain_folder(dataset):
-        if (vs, limit, changes, no_verify) != (None, None, None, False):
-            raise NestForgeError(
-                "--vs, --limit, --changes and --no-verify take a folder, without --ray, --workers, --threads and -o"
-            )
-        counted = nestforge.evaluate_source(
-            artifact,
-            dataset,
-            ray=ray,
-            workers=workers,
-            threads=threads,
-            output=output,
-            allow_overlap=allow_overlap,
-            progress=show_bars,
-        )
-        emit(counted, show_source_result, json)
-        return
     if changes is not None and vs is None:
-        raise NestForgeError("--changes lists answers that differ from another artifact's; name it with --vs")
+        raise NestForgeError("--changes lists predictions that differ from another artifact's; name it with --vs")
     result = nestforge.evaluate(
         artifact,
         dataset,
         vs=vs,
         limit=limit,
+        ray=ray,
+        workers=workers,
+        threads=threads,
+        output=output,
         allow_overlap=allow_overlap,
         verify=not no_verify,
         progress=show_bars,
@@ -130,14 +114,15 @@ def evaluate(
 
 
 def bench(
+    context: typer.Context,
     artifact: ArtifactArgument,
-    batch: Annotated[int, typer.Option(help="Images in a request.")] = 1,
+    batch: Annotated[int, typer.Option(help="Images per request.")] = 1,
     streams: Annotated[int, typer.Option(help="Requests at the same time.")] = 1,
-    threads: Annotated[int | None, typer.Option(help="Threads for all streams; default: the cores to use.")] = None,
+    threads: Annotated[int | None, typer.Option(help="Threads for all streams; default: all available cores.")] = None,
     seconds: Annotated[float, typer.Option(help="Measured time for each artifact.")] = 5.0,
-    vs: Annotated[Path | None, typer.Option(help="Another artifact, measured in turns.")] = None,
+    vs: Annotated[Path | None, typer.Option(help="Another artifact, measured interleaved with the first.")] = None,
     tune: Annotated[
-        bool, typer.Option("--tune", help="Find the best batch, streams and threads; the artifact remembers them.")
+        bool, typer.Option("--tune", help="Find the best batch, streams and threads, and store them in the artifact.")
     ] = False,
     budget: Annotated[float, typer.Option(metavar="SECONDS", help="With --tune: time to spend.")] = 60.0,
     no_verify: NoVerifyOption = False,
@@ -147,10 +132,11 @@ def bench(
     from nestforge.tables.measurements import show_bench, show_tuning
 
     if tune:
-        if (batch, streams, threads, vs, no_verify) != (1, 1, None, None, False):
-            raise NestForgeError("--tune chooses batch, streams and threads of one artifact; leave the others out")
+        reason = "--tune chooses batch, streams and threads of one artifact within --budget"
+        refuse_options(context, ("batch", "streams", "threads", "seconds", "vs", "no_verify"), reason)
         emit(nestforge.tune(artifact, budget_seconds=budget, progress=show_bars), show_tuning, json)
         return
+    refuse_options(context, ("budget",), "--budget is the time that --tune may spend")
     result = nestforge.bench(
         artifact,
         batch=batch,

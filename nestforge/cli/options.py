@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -44,7 +44,7 @@ JsonOption = Annotated[
 ]
 
 OverlapOption = Annotated[
-    bool, typer.Option("--allow-overlap", help="Evaluate on calibration images too, which flatters.")
+    bool, typer.Option("--allow-overlap", help="Evaluate on calibration images too, which is optimistic.")
 ]
 LimitOption = Annotated[
     int | None, typer.Option(help="Take this many images, evenly over the classes and always the same.")
@@ -69,6 +69,15 @@ RowsOption = Annotated[
     Path | None,
     typer.Option("--output", "-o", metavar="FILE.parquet", help="Write a row for every image; replaced if it exists."),
 ]
+
+
+def refuse_options(context: typer.Context, names: Iterable[str], reason: str) -> None:
+    """Refuse options that were given although they would do nothing; `reason` says why."""
+    sources = {name: context.get_parameter_source(name) for name in names}
+    given = [name for name, source in sources.items() if source is not None and source.name != "DEFAULT"]
+    if given:
+        options = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+        raise NestForgeError(f"{reason}; leave out {options}")
 
 
 def emit(result: Any, show: Callable[[Any, Console], None], json: str | None) -> None:

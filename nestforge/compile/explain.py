@@ -14,7 +14,7 @@ from nestforge.compile.build import build_artifact
 from nestforge.compile.passes import PASSES
 from nestforge.compile.plan import choose_disabled_passes
 from nestforge.config import BuildConfig
-from nestforge.engines.base import Session
+from nestforge.engines.base import Parallelism, Session
 from nestforge.errors import ConfigError
 from nestforge.files import StrPath
 from nestforge.measure.benchmark import Run, run_interleaved
@@ -37,7 +37,7 @@ def explain_build(artifact: StrPath, *, seconds: float = 5.0, progress: Progress
     check_explainable(opened.manifest.config)
     config, applied = opened.manifest.config, opened.manifest.passes
     disabled_passes = choose_disabled_passes(config)
-    batch = opened.choose_batch(1)
+    parallelism = Parallelism.make(batch=opened.choose_batch(1))
     gains = []
     with tempfile.TemporaryDirectory() as folder:
         for step in PASSES:
@@ -50,7 +50,7 @@ def explain_build(artifact: StrPath, *, seconds: float = 5.0, progress: Progress
             result = build_artifact(_replace(config, passes=changed, output=str(other)), progress=progress)
             if (step.name in result.passes) == (step.name in applied):
                 continue  # the graph has no place for it
-            ours, theirs = (Run(one.open_session(batch=batch)) for one in (opened, open_artifact(other)))
+            ours, theirs = (Run(one.open_session(parallelism)) for one in (opened, open_artifact(other)))
             run_interleaved([ours, theirs], seconds=seconds, description=f"measuring {step.name}", progress=progress)
             ratio, low, high = compute_ratio_interval(ours.throughputs, theirs.throughputs)
             gains.append(
@@ -66,7 +66,7 @@ def explain_build(artifact: StrPath, *, seconds: float = 5.0, progress: Progress
                 )
             )
     with progress("timing kernels", None):
-        profiled = opened.open_session(batch=batch, profile=True)
+        profiled = opened.open_session(parallelism, profile=True)
         kernels = time_kernels(profiled)
     explanation = Explanation(passes=tuple(gains), kernels=kernels)
     update_manifest(opened, explanation=explanation)

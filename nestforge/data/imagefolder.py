@@ -92,6 +92,15 @@ def choose_balanced(dataset: ImageFolder, count: int, seed: int) -> tuple[Path, 
     return tuple(chosen)
 
 
+def choose_images(dataset: ImageFolder, count: int, *, seed: int = 0) -> ImageFolder:
+    """Return the dataset with the images that `choose_balanced` chooses, in the dataset's order."""
+    chosen = set(choose_balanced(dataset, count, seed))
+    rows = [row for row in zip(dataset.paths, dataset.folders, strict=True) if row[0] in chosen]
+    return ImageFolder(
+        root=dataset.root, paths=tuple(path for path, _ in rows), folders=tuple(folder for _, folder in rows)
+    )
+
+
 def read_labels(path: Path) -> tuple[Label, ...]:
     """Read a label file: line i names class i, as ``name`` or ``wnid<TAB>name``.
 
@@ -143,20 +152,30 @@ def match_classes(dataset: ImageFolder, labels: Sequence[Label]) -> list[int]:
     Raises:
         DataError: images outside class folders, or a folder that no label is called; both sides are shown.
     """
+    return match_folders(dataset.root, dataset.folders, labels)
+
+
+def match_folders(root: str | Path, folders: Sequence[str], labels: Sequence[Label]) -> list[int]:
+    """Return the class index of every image by its class folder; `root` names the dataset in errors.
+
+    Raises:
+        DataError: as `match_classes`.
+    """
     index_of, ambiguous = index_aliases(labels)
-    if "" in dataset.folders:
-        raise DataError(f"{dataset.root} has images outside class folders; give one subfolder per class")
-    unknown = [folder for folder in dataset.classes if folder not in index_of]
+    classes = sorted(set(folders))
+    if "" in classes:
+        raise DataError(f"{root} has images outside class folders; give one subfolder per class")
+    unknown = [folder for folder in classes if folder not in index_of]
     if unknown:
         known = sorted(index_of)
         why = "names more than one label" if unknown[0] in ambiguous else "is none of the artifact's labels"
         raise DataError(
-            f"{len(unknown)} of {len(dataset.classes)} class folders in {dataset.root} match no label: folder "
+            f"{len(unknown)} of {len(classes)} class folders in {root} match no label: folder "
             f"{unknown[0]!r} {why}{suggest_nearest(unknown[0], known)} (folders: "
-            f"{', '.join(dataset.classes[:3])}, ...; labels: "
+            f"{', '.join(classes[:3])}, ...; labels: "
             f"{', '.join(label.aliases[0] for label in labels[:3])}, ...)"
         )
-    return [index_of[folder] for folder in dataset.folders]
+    return [index_of[folder] for folder in folders]
 
 
 def read_imagenet_labels() -> tuple[Label, ...]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from nestforge.data.imagefolder import SUFFIXES
-from nestforge.data.preprocess import ImageFile
+from nestforge.data.images import EncodedImage, ImageFile
 from nestforge.data.storage import EXTRA, describe_error, is_remote, open_file
 from nestforge.errors import DataError, NestForgeError
 
@@ -45,20 +45,6 @@ class Part(Protocol):
             DataError: what holds the samples is damaged, so that some would be lost.
         """
         ...
-
-
-@dataclass(frozen=True)
-class EncodedImage:
-    """An image file's bytes, out of a shard."""
-
-    name: str
-    data: bytes
-
-    def __str__(self) -> str:
-        return self.name
-
-    def read_bytes(self) -> bytes:
-        return self.data
 
 
 @dataclass(frozen=True)

@@ -10,13 +10,14 @@ import hashlib
 import io
 import json
 from pathlib import Path
-from typing import Annotated, Literal, Protocol, Self
+from typing import Annotated, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from nestforge.data.images import AnyImage, PixelImage
 from nestforge.errors import ConfigError, DataError
 
 ImageHWC = npt.NDArray[np.uint8]  # (H, W, 3) RGB
@@ -28,12 +29,6 @@ Side = Annotated[int, Field(ge=1, le=8192, strict=True)]
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-
-
-class ImageFile(Protocol):
-    """A whole image file: a `Path`, or bytes from elsewhere under the name that `str` gives."""
-
-    def read_bytes(self) -> bytes: ...
 
 
 class _Op(BaseModel):
@@ -159,8 +154,8 @@ def make_reference_preprocess(size: int) -> Preprocess:
     return Preprocess(ops=(ECenterCrop(size=size),))
 
 
-def decode_image(path: ImageFile, *, exif_orientation: bool = False) -> Image.Image:
-    """Decode any image Pillow knows to RGB.
+def decode_image(path: AnyImage, *, exif_orientation: bool = False) -> Image.Image:
+    """Decode any image Pillow knows to RGB; of pixels that are decoded already, only the mode is converted.
 
     16-bit grey values are scaled to 8 bits, 32-bit ones (TIFF) clipped as Pillow does; alpha is dropped; the first
     frame of an animation is used.
@@ -169,20 +164,28 @@ def decode_image(path: ImageFile, *, exif_orientation: bool = False) -> Image.Im
         DataError: not a readable image, float pixels, or more than `MAX_PIXELS`.
     """
     try:
+        if isinstance(path, PixelImage):
+            return _prepare_decoded(path.open(), exif_orientation=exif_orientation)
         if isinstance(path, Path) and path.exists() and not path.is_file():
             raise DataError(f"{path}: not a regular file")  # a pipe would be waited for
         with Image.open(path if isinstance(path, Path) else io.BytesIO(path.read_bytes())) as image:
-            if image.format == "EPS":
-                raise DataError(f"{path}: not an image but a program (EPS); save it as PNG")  # Pillow would run it
-            if image.size[0] * image.size[1] > MAX_PIXELS:
-                raise DataError(f"{path}: {image.size[0]}x{image.size[1]} is more than {MAX_PIXELS:,} pixels")
-            image.load()
-            return _convert_to_rgb(ImageOps.exif_transpose(image) if exif_orientation else image)
+            return _prepare_decoded(image, exif_orientation=exif_orientation)
     except DataError as error:
         raise DataError(f"{path}: {str(error).removeprefix(f'{path}: ')}") from error
+    except UnidentifiedImageError as error:
+        raise DataError(f"{path}: not a readable image (unknown format)") from error
     except Exception as error:  # Pillow's decoders raise whatever the broken bytes lead them to
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(f"{path}: not a readable image ({reason})") from error
+
+
+def _prepare_decoded(image: Image.Image, *, exif_orientation: bool) -> Image.Image:
+    if image.format == "EPS":
+        raise DataError("not an image but a program (EPS); save it as PNG")  # Pillow would run it
+    if image.size[0] * image.size[1] > MAX_PIXELS:
+        raise DataError(f"{image.size[0]}x{image.size[1]} is more than {MAX_PIXELS:,} pixels")
+    image.load()
+    return _convert_to_rgb(ImageOps.exif_transpose(image) if exif_orientation else image)
 
 
 def _convert_to_rgb(image: Image.Image) -> Image.Image:
@@ -194,7 +197,7 @@ def _convert_to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def read_image(path: ImageFile, preprocess: Preprocess) -> ImageHWC:
+def read_image(path: AnyImage, preprocess: Preprocess) -> ImageHWC:
     """Return the image after all geometry: (H, W, 3) uint8 RGB.
 
     Raises:
@@ -209,7 +212,7 @@ def read_image(path: ImageFile, preprocess: Preprocess) -> ImageHWC:
         raise DataError(f"{path}: cannot be preprocessed ({error})") from error
 
 
-def load_image(path: ImageFile, preprocess: Preprocess) -> npt.NDArray[np.float32]:
+def load_image(path: AnyImage, preprocess: Preprocess) -> npt.NDArray[np.float32]:
     """Return the image as the network takes it: (3, H, W) float32.
 
     Raises:

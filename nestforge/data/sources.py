@@ -7,47 +7,56 @@ same samples in the same order wherever and however often it is read; so an imag
 from __future__ import annotations
 
 import glob
+import itertools
 import posixpath
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from nestforge.data.imagefolder import SUFFIXES, list_images
-from nestforge.data.parts import FolderPart, ParquetPart, Part, TarPart, choose_columns, open_parquet
+from nestforge.checks import check_range
+from nestforge.data.imagefolder import SUFFIXES, choose_images, list_images
+from nestforge.data.parts import FolderPart, ParquetPart, TarPart, choose_columns, open_parquet
 from nestforge.data.storage import ask_filesystem, is_remote
-from nestforge.errors import DataError
+from nestforge.errors import ConfigError, DataError
+from nestforge.files import fingerprint_file
 
 MAX_PART_FILES = 256
 MIN_PART_FILES = 8  # a batch
 PARTS = 64  # of a folder, where these bounds allow it: enough for several workers to finish together
 SHARDS = {".tar": "tar", ".parquet": "parquet"}
-Kind = Literal["folder", "tar", "parquet"]
+Kind = Literal["folder", "files", "tar", "parquet"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """A data set as parts; `images` is known beforehand except for tar shards."""
+    """A dataset as parts; `images` is None where their number is not known before all are read (tar shards)."""
 
     url: str
     kind: Kind
-    parts: tuple[Part, ...]
+    parts: tuple[FolderPart | TarPart | ParquetPart, ...]
     images: int | None
 
 
-def open_source(source: str | Path) -> Source:
+def open_source(source: str | Path, *, limit: int | None = None) -> Source:
     """List what `source` names: a folder, a shard, a pattern of shards, or a folder of shards.
 
-    A folder of images has one subfolder a class, as `list_images` takes it. Shards are ``*.tar`` or ``*.parquet``.
+    A folder of images has one subfolder per class, as `list_images` takes it. Shards are ``*.tar`` or ``*.parquet``.
+    `limit` takes that many images of a folder, evenly over the classes and always the same ones.
 
     Raises:
+        ConfigError: `limit` below 1, or of shards, which do not say beforehand what they hold.
         DataError: nothing there, or nothing of a kind that can be read.
         NestForgeError: the file system's package is not installed, or it refuses.
     """
     url = str(source)
+    if limit is not None:
+        check_range("limit", limit, 1, 1 << 40)
     shards = _list_shards(url)
     if not shards:
-        return _list_folder(url)
+        return _list_folder(url, limit)
+    if limit is not None:
+        raise ConfigError("--limit chooses evenly over classes, which only a folder of images lists; leave it out")
     kinds = {SHARDS[posixpath.splitext(shard)[1]] for shard in shards}
     if len(kinds) > 1:
         raise DataError(f"{url} has tar and Parquet shards; name those to take, as in {url.rstrip('/')}/*.tar")
@@ -60,9 +69,64 @@ def open_source(source: str | Path) -> Source:
     return Source(url=url, kind="parquet", parts=tuple(groups), images=images)
 
 
-def is_plain_folder(source: str | Path) -> bool:
-    """Tell whether `source` can only be a folder of images on this machine: what needs no extra package."""
-    return not is_remote(str(source)) and not _list_shards(str(source))
+def open_images(images: Sequence[str | Path]) -> Source:
+    """List image files, and whatever else `open_source` takes, in the order given.
+
+    Raises:
+        DataError, NestForgeError: as `open_source`.
+    """
+    if len(images) == 1 and not _is_image_file(str(images[0])):
+        return open_source(images[0])
+    parts: list[FolderPart | TarPart | ParquetPart] = []
+    counts: list[int | None] = []
+    for is_file, group in itertools.groupby(map(str, images), _is_image_file):
+        if is_file:
+            files = [("", image, image if is_remote(image) else str(Path(image).absolute())) for image in group]
+            parts += _cut_files(files)
+            counts.append(len(files))
+        else:
+            for more in map(open_source, group):
+                parts += more.parts
+                counts.append(more.images)
+    known = [count for count in counts if count is not None]
+    return Source(
+        url=", ".join(map(str, images[:3])),
+        kind="files",
+        parts=tuple(parts),
+        images=sum(known) if len(known) == len(counts) else None,
+    )
+
+
+def _is_image_file(url: str) -> bool:
+    """Tell whether `url` names a single image: neither a folder nor a shard, nor a pattern of those."""
+    suffix = posixpath.splitext(url)[1].lower()
+    if suffix in SHARDS or (not is_remote(url) and Path(url).is_dir()):
+        return False
+    if is_remote(url):
+        return suffix in SUFFIXES
+    return Path(url).exists() or not glob.has_magic(url)
+
+
+def locate_image(source: Source, part: int, position: int, key: str) -> str:
+    """Return where an image of a source lies: its path or URL, or in a shard the name of shard and sample."""
+    described = source.parts[part]
+    if not isinstance(described, FolderPart):
+        return key
+    url = described.files[position][2]
+    if is_remote(url):
+        return url
+    return str(Path(source.url) / key) if source.kind == "folder" else key
+
+
+def fingerprint_source(source: Source) -> list[object] | None:
+    """Return what changes when any file of a source does, as JSON values; None where some are at a URL."""
+    rows: list[object] = []
+    for part in source.parts:
+        urls = [(label, url) for label, _, url in part.files] if isinstance(part, FolderPart) else [("", part.url)]
+        if any(is_remote(url) for _, url in urls):
+            return None
+        rows += [[label, url, *fingerprint_file(Path(url))] for label, url in urls]
+    return rows
 
 
 def list_local_files(source: Source) -> list[Path]:
@@ -110,22 +174,29 @@ def _choose_shards(urls: Iterable[str]) -> list[str]:
     return sorted(url for url in urls if posixpath.splitext(url)[1] in SHARDS)
 
 
-def _list_folder(url: str) -> Source:
+def _list_folder(url: str, limit: int | None) -> Source:
     """Return the images of a folder, the same and in the same order as `list_images`."""
     if is_remote(url):
         rows = ask_filesystem(url, _list_remote_images)
+        if limit is not None:
+            raise ConfigError("--limit takes a folder on this machine; leave it out")
     else:
         folder = list_images(Path(url))
+        if limit is not None:
+            folder = choose_images(folder, limit)
         rows = [
             (name, str(path.relative_to(folder.root)), str(path.absolute()))
             for name, path in zip(folder.folders, folder.paths, strict=True)
         ]
     if not rows:
         raise DataError(f"no images in {url} or its subfolders, and no .tar or .parquet shards")
+    return Source(url=url, kind="folder", parts=tuple(_cut_files(rows)), images=len(rows))
+
+
+def _cut_files(rows: Sequence[tuple[str, str, str]]) -> list[FolderPart]:
     count = len(rows)
     size = min(MAX_PART_FILES, max(MIN_PART_FILES, count // PARTS // MIN_PART_FILES * MIN_PART_FILES))
-    parts = tuple(FolderPart(files=tuple(rows[begin : begin + size])) for begin in range(0, count, size))
-    return Source(url=url, kind="folder", parts=parts, images=count)
+    return [FolderPart(files=tuple(rows[begin : begin + size])) for begin in range(0, count, size)]
 
 
 def _list_remote_images(system: Any, root: str) -> list[tuple[str, str, str]]:

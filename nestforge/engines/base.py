@@ -10,27 +10,51 @@ from typing import Literal, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from nestforge.checks import check_range
+from nestforge.engines.machine import count_available_cores
 from nestforge.errors import EngineError
 
 Images = npt.NDArray[np.float32]  # (B, 3, H, W), normalised
 Logits = npt.NDArray[np.float32]  # (B, classes)
 Dtype = Literal["fp32", "bf16", "int8"]
+MAX_PARALLELISM = 4096  # of batch, streams and threads each
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
-    """How a model is opened. `threads` are shared by all `streams`, which run requests at the same time.
+class Parallelism:
+    """How requests share the machine: `streams` requests of `batch` images run at the same time on `threads` threads.
 
-    `channels` are 3 but for a part of a network; with `profile`, kernels are timed, which slows all of them a little.
+    The threads are shared by all streams. Predictions do not depend on any of the three.
     """
 
     batch: int = 1
+    streams: int = 1
+    threads: int = 1
+
+    @classmethod
+    def make(cls, *, batch: int = 1, streams: int = 1, threads: int | None = None) -> Parallelism:
+        """Check the numbers; `threads` defaults to the cores this process may use.
+
+        Raises:
+            ConfigError: a number outside 1 to 4096.
+        """
+        made = cls(batch=batch, streams=streams, threads=count_available_cores() if threads is None else threads)
+        for name in ("batch", "streams", "threads"):
+            check_range(name, getattr(made, name), 1, MAX_PARALLELISM)
+        return made
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings(Parallelism):
+    """How a model is opened.
+
+    `channels` is 3 except for a part of a network; with `profile`, kernels are timed, which slows all of them a little.
+    """
+
     channels: int = 3
     height: int = 224
     width: int = 224
     dtype: Dtype = "fp32"
-    streams: int = 1
-    threads: int = 1
     profile: bool = False
 
 

@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 
 from nestforge.artifact.artifact import Artifact, open_artifact
-from nestforge.engines.base import Images, Session
-from nestforge.engines.machine import Machine, count_available_cores, read_machine
-from nestforge.errors import ConfigError
+from nestforge.checks import check_range
+from nestforge.engines.base import Images, Parallelism, Session
+from nestforge.engines.machine import Machine, read_machine
 from nestforge.files import StrPath
 from nestforge.measure.peak import Peak, measure_peak
 from nestforge.measure.statistics import compute_ratio_interval
@@ -37,7 +37,7 @@ class Latency:
 
 @dataclass(frozen=True, kw_only=True)
 class BenchmarkComparison:
-    """The other artifact, measured in turns with ours; `ratio` is the median of ours/theirs over rounds."""
+    """The other artifact, measured interleaved with ours; `ratio` is the median of ours/theirs over rounds."""
 
     artifact: Path
     dtype: str
@@ -63,9 +63,7 @@ class BenchmarkResult:
     dtype: str
     height: int
     width: int
-    batch: int
-    streams: int
-    threads: int
+    parallelism: Parallelism
     seconds: float
     requests: int
     throughput_ips: float
@@ -88,7 +86,7 @@ def bench(
     verify: bool = True,
     progress: Progress = no_progress,
 ) -> BenchmarkResult:
-    """Measure an artifact for `seconds`, in rounds, after a warm-up; with `vs`, both in turns for `seconds` each.
+    """Measure an artifact for `seconds`, in rounds, after a warm-up; with `vs`, both interleaved for `seconds` each.
 
     `threads` are shared by the streams and default to the cores this process may use (affinity, cgroup quota).
     `verify` as `open_artifact`.
@@ -97,21 +95,17 @@ def bench(
         ConfigError: a setting out of range.
         ArtifactError, EngineError: the artifact cannot be opened so.
     """
-    threads = count_available_cores() if threads is None else threads
-    for name, value in (("batch", batch), ("streams", streams), ("threads", threads)):
-        if not 1 <= value <= 4096:
-            raise ConfigError(f"{name} {value} is outside 1 to 4096")
-    if not 0.1 <= seconds <= 86_400:
-        raise ConfigError(f"seconds {seconds} is outside 0.1 to 86400")
+    parallelism = Parallelism.make(batch=batch, streams=streams, threads=threads)
+    check_range("seconds", seconds, 0.1, 86_400)
     artifacts = [open_artifact(path, verify=verify) for path in ([artifact] if vs is None else [artifact, vs])]
     manifest = artifacts[0].manifest
     with progress("opening, and measuring the machine's peak", None):
-        sessions = [opened.open_session(batch=batch, streams=streams, threads=threads) for opened in artifacts]
+        sessions = [opened.open_session(parallelism) for opened in artifacts]
         runs = [Run(session) for session in sessions]
-        peaks = [measure_peak(manifest.config.dtype, threads)]
+        peaks = [measure_peak(manifest.config.dtype, parallelism.threads)]
     run_interleaved(runs, seconds=seconds, progress=progress)
     # before and after: whatever else ran on the machine meanwhile only lowers a peak
-    peaks.append(measure_peak(manifest.config.dtype, threads))
+    peaks.append(measure_peak(manifest.config.dtype, parallelism.threads))
     peak = max((found for found in peaks if found), key=lambda found: found.macs_per_second, default=None)
     throughput = float(np.median(runs[0].throughputs))
     return BenchmarkResult(
@@ -120,9 +114,7 @@ def bench(
         dtype=manifest.config.dtype,
         height=manifest.height,
         width=manifest.width,
-        batch=batch,
-        streams=streams,
-        threads=threads,
+        parallelism=parallelism,
         seconds=seconds,
         requests=len(runs[0].latencies_ms),
         throughput_ips=throughput,

@@ -6,6 +6,7 @@ import base64
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from PIL import Image
 
@@ -34,7 +35,7 @@ def make_cards(changed: Sequence[ChangedPrediction], preprocess: Preprocess, cou
         if len(cards) == count:
             break
         try:
-            image_hwc = read_image(change.image, preprocess)
+            image_hwc = read_image(Path(change.image), preprocess)
         except DataError:  # removed since it was classified
             continue
         uri, exact = encode_image(image_hwc)

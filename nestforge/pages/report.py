@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 import nestforge
 from nestforge.accuracy.sensitivity import Sensitivity
 from nestforge.artifact.artifact import Artifact, open_artifact
+from nestforge.checks import check_range
+from nestforge.engines.base import MAX_PARALLELISM
 from nestforge.engines.machine import count_available_cores, read_machine
 from nestforge.errors import ConfigError, NestForgeError
 from nestforge.files import StrPath, atomic_write
@@ -27,7 +29,7 @@ from nestforge.pages.gallery import make_cards
 from nestforge.pages.sensitivity import read_sensitivity
 from nestforge.progress import Progress, no_progress
 from nestforge.tables.builds import list_manifest_rows
-from nestforge.tables.layout import make_pairs_table
+from nestforge.tables.layout import make_pairs_table, shorten_path
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -146,11 +148,10 @@ def _check(page: Path, artifacts: Sequence[StrPath], *, seconds: float, max_batc
     twice = next((path for path in folders if folders.count(path) > 1), None)
     if twice is not None:
         raise ConfigError(f"{twice} is given twice; name each artifact once")
-    if not 0.1 <= seconds <= 86_400:
-        raise ConfigError(f"seconds {seconds} is outside 0.1 to 86400")
+    check_range("seconds", seconds, 0.1, 86_400)
     for name, value in (("max-batch", max_batch), ("threads", threads)):
-        if value is not None and not 1 <= value <= 4096:
-            raise ConfigError(f"{name} {value} is outside 1 to 4096")
+        if value is not None:
+            check_range(name, value, 1, MAX_PARALLELISM)
 
 
 def render_page(
@@ -181,6 +182,7 @@ def render_page(
         finalize=clean,
     )
     environment.filters["svg"] = Markup
+    environment.filters["shorten"] = shorten_path
     share = max(GALLERY // max(len(others), 1), 1)
     return environment.get_template("report.html.j2").render(
         version=nestforge.__version__,

@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from nestforge.checks import check_range
 from nestforge.commandline import make_printable, run_command
 from nestforge.errors import ConfigError, ModelError
 from nestforge.progress import show_bars
 
 if TYPE_CHECKING:
+    from nestforge.data.loader import UnreadableImage
     from nestforge.measure.statistics import Rate
     from nestforge.vacc.vamp import VampBench, VampSettings
 
@@ -82,8 +84,8 @@ def convert(
     """Turn images into npz files, and list them. Exit code 1 if some could not be read."""
     from nestforge.vacc.npz import convert_images
 
-    if workers is not None and not 1 <= workers <= 1024:
-        raise ConfigError(f"--workers {workers} is outside 1 to 1024")
+    if workers is not None:
+        check_range("--workers", workers, 1, 1024)
     result = convert_images(dataset_path, target_path, text_path, workers=workers, progress=show_bars)
     print(f"{result.written} npz written, {result.skipped} there already; {result.datalist} lists {result.listed}")
     _exit_on_unreadable("images", result.unreadable)
@@ -137,13 +139,22 @@ def run(
 ) -> None:
     """Measure an artifact, or run it over a list. Exit code 1 if some npz could not be read."""
     from nestforge.files import write_json
-    from nestforge.vacc.vamp import choose_settings, measure_vamp
+    from nestforge.vacc.vamp import measure_vamp, open_settings
 
     if device.lower() not in ("0", "[0]", "cpu"):
         raise ConfigError(f"-d {device}: this machine has one device, 0, its CPU")
     if (datalist is None) != (path_output is None):
         raise ConfigError("--datalist and --path_output go together: give both, or neither to measure speed")
-    settings = choose_settings(model, vdsp_params, instances=instances, processes=processes, batch=batch)
+    if datalist is not None and vdsp_params is None:
+        raise ConfigError("--datalist needs --vdsp_params: the file says how images become the network's input")
+    settings = open_settings(
+        model,
+        vdsp_params,
+        instances=instances,
+        processes=processes,
+        batch=batch,
+        shape=None if shape is None else _parse_shape(shape),
+    )
     if datalist is not None and path_output is not None:
         if seconds is not None or iterations is not None:
             raise ConfigError("-t and --iterations measure speed; leave them out with --datalist")
@@ -153,7 +164,6 @@ def run(
         raise ConfigError("give -t or --iterations, not both")
     result = measure_vamp(
         settings,
-        shape=None if shape is None else _parse_shape(shape),
         seconds=5.0 if seconds is None else seconds,
         iterations=iterations,
     )
@@ -228,11 +238,11 @@ def _warn(warnings: Iterable[str]) -> None:
         print(f"warning: {make_printable(warning)}", file=sys.stderr)
 
 
-def _exit_on_unreadable(what: str, unreadable: tuple[tuple[Path, str], ...]) -> None:
+def _exit_on_unreadable(what: str, unreadable: tuple[UnreadableImage, ...]) -> None:
     if unreadable:
         print(f"{len(unreadable)} {what} could not be read and were left out:", file=sys.stderr)
-        for _, reason in unreadable:
-            print(f"  {make_printable(reason)}", file=sys.stderr)
+        for image in unreadable:
+            print(f"  {make_printable(image.reason)}", file=sys.stderr)
         raise typer.Exit(1)
 
 

@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from nestforge.artifact.artifact import open_artifact
 from nestforge.artifact.manifest import Manifest
 from nestforge.data.preprocess import CenterCrop, ECenterCrop, Preprocess, Resize, make_reference_preprocess
 from nestforge.networks.zoo import VARIANTS
@@ -132,13 +131,12 @@ def check_vdsp(manifest: Manifest, vdsp: Vdsp) -> tuple[str, ...]:
     return tuple(compare_views(describe_vdsp(vdsp), expected, what="vdsp_params", reference=reference))
 
 
-def check_artifact(artifact: Path, vdsp_params: Path | None = None, *, verify: bool = True) -> tuple[str, ...]:
+def check_preprocess(manifest: Manifest, artifact: Path, vdsp_params: Path | None = None) -> tuple[str, ...]:
     """Compare an artifact's preprocessing, and that of a vdsp_params file, with what the model was published with.
 
     Raises:
-        ArtifactError, ConfigError: the artifact or the file cannot be used, or they differ in the input's size.
+        ConfigError: the file cannot be used, or its input's size is not that of the artifact.
     """
-    manifest = open_artifact(artifact, verify=verify).manifest
     published = find_published_preprocess(manifest)
     lines: list[str] = []
     if published is not None:

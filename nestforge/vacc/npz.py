@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nestforge.data.imagefolder import ImageFolder, list_images
-from nestforge.data.loader import map_in_order
+from nestforge.data.loader import UnreadableImage, map_in_order
 from nestforge.data.preprocess import MAX_PIXELS, decode_image
 from nestforge.engines.machine import count_available_cores
 from nestforge.errors import DataError
@@ -30,11 +30,11 @@ _WRITTEN_AT = (1980, 1, 1, 0, 0, 0)  # the oldest a zip can say: the same array 
 
 @dataclass(frozen=True, kw_only=True)
 class Conversion:
-    """What `convert_images` did; `skipped` images had their npz already, `unreadable` are (image, reason)."""
+    """What `convert_images` did; `skipped` images had their npz already, `unreadable` images have none."""
 
     written: int
     skipped: int
-    unreadable: tuple[tuple[Path, str], ...]
+    unreadable: tuple[UnreadableImage, ...]
     datalist: Path
     listed: int
 
@@ -77,7 +77,7 @@ def convert_images(
         return True
 
     workers = workers or count_available_cores()
-    unreadable: list[tuple[Path, str]] = []
+    unreadable: list[UnreadableImage] = []
     good: list[Path] = []
     written = 0
     with progress("converting", len(outputs)) as advance:
@@ -85,7 +85,7 @@ def convert_images(
         for index, outcome in enumerate(outcomes):
             advance(1)
             if isinstance(outcome, DataError):
-                unreadable.append((folder.paths[index], str(outcome)))
+                unreadable.append(UnreadableImage(image=str(folder.paths[index]), reason=str(outcome)))
             else:
                 written += outcome
                 good.append(outputs[index])

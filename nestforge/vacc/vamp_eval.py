@@ -12,6 +12,7 @@ import numpy.typing as npt
 from nestforge.data.imagefolder import ImageFolder, Label, match_classes, read_imagenet_labels, read_labels
 from nestforge.errors import DataError
 from nestforge.files import atomic_write, read_small_file
+from nestforge.inference.topk import rank_classes
 from nestforge.measure.statistics import Rate, compute_rate
 from nestforge.progress import Progress, no_progress
 from nestforge.vacc.npz import OUTPUT_KEY, RUN_FILE, hash_list, read_datalist, read_npz
@@ -56,7 +57,7 @@ def evaluate_results(
     ):
         for image, correct, result in zip(folder.paths, truth, results, strict=True):
             scores = _read_scores(result, len(labels), label)
-            order = np.argsort(-scores, kind="stable")[:TOP]
+            order = rank_classes(scores[None], TOP)[0]
             top1 += int(order[0]) == correct
             top5 += correct in order
             file.writelines(_format_lines(image, order, scores, labels))

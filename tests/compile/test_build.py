@@ -16,7 +16,7 @@ from nestforge.builder import build
 from nestforge.compile.plan import choose_disabled_passes
 from nestforge.config import parse_config, read_config
 from nestforge.engines import get_engine
-from nestforge.engines.base import Settings
+from nestforge.engines.base import Parallelism, Settings
 from nestforge.engines.machine import read_machine
 from nestforge.errors import ArtifactError, ConfigError, DataError, ModelError, NestForgeError
 
@@ -186,7 +186,7 @@ def test_both_engines_give_the_same_int8_answers(engine: str, slim_config: Confi
     artifact = open_artifact(tmp_path / engine)
     images = np.random.default_rng(0).standard_normal((4, 3, 56, 56), np.float32)
     other = get_engine("onnxruntime" if engine == "openvino" else "openvino")
-    session = artifact.open_session(batch=4)
+    session = artifact.open_session(Parallelism(batch=4))
     a = session.run(images)
     b = other.open(tmp_path / engine / "model.onnx", session.settings).run(images)
     assert np.abs(a - b).max() < 0.1 * np.abs(a).max()
@@ -285,12 +285,12 @@ def test_changed_artifact_is_refused(slim_config: Config, tmp_path: Path) -> Non
     open_artifact(out)
     for text in ("", "{", "[]", manifest[:-100], manifest.replace('"format": 1', '"format": 9'), "9" * 5000):
         (out / "manifest.json").write_text(text)
-        with pytest.raises(ArtifactError, match="is damaged"):
+        with pytest.raises(ArtifactError, match=r"is damaged|is not valid JSON"):
             open_artifact(out)
     (out / "manifest.json").write_text(manifest.replace('"model.onnx"', '"../model.onnx"'))
     with pytest.raises(ArtifactError):
         open_artifact(out)
-    with pytest.raises(ArtifactError, match="is no artifact"):
+    with pytest.raises(ArtifactError, match="is not a nestforge artifact"):
         open_artifact(tmp_path / "none")
 
 
@@ -379,5 +379,5 @@ def test_rewritings_are_chosen_where_they_pay(slim_config: Config) -> None:
         assert "split_radix" not in disabled_passes
     config = parse_config({**slim_config, "engine": "onnxruntime", "output": "unused"}, source="test")
     assert "split_radix" in choose_disabled_passes(config)
-    with pytest.raises(ConfigError, match=r"rewrites\.fold_pads: Input should be 'auto', True or False"):
+    with pytest.raises(ConfigError, match=r"passes\.fold_pads: Input should be 'auto', True or False"):
         parse_config({**slim_config, "passes": {"fold_pads": "maybe"}, "output": "unused"}, source="test")

@@ -20,7 +20,7 @@ from nestforge.networks.checkpoint import read_checkpoint
 from nestforge.networks.graph import build_graph
 from nestforge.networks.layers import make_seeded_weights
 from nestforge.networks.zoo import get_variant
-from tests.compile.forms import FORMS, Net, torch
+from tests.support.forms import FORMS, Net, torch
 
 SCRIPT_OPSETS = (11, 17, 20)
 DYNAMO = [("split", 18), ("split", 23), ("view", 18), ("reshape", 23)]

@@ -25,7 +25,7 @@ from nestforge.engines.base import Settings
 from nestforge.networks.graph import build_graph
 from nestforge.networks.layers import make_seeded_weights
 from nestforge.networks.zoo import get_variant
-from tests.compile.overflow import CONVOLUTIONS, make_worst_case, run_worst_case
+from tests.support.overflow import CONVOLUTIONS, make_worst_case, run_worst_case
 
 ROOT = Path(__file__).parents[2]
 
@@ -112,7 +112,7 @@ def test_engines_do_not_overflow(kind: str, engine: str) -> None:
 def test_nothing_overflows_on_older_cpus(isa: str, kernels: str) -> None:
     """OpenVINO without VNNI: the kernels of older CPUs overflow with full-range weights, and not with ours."""
     environment = os.environ | {"ONEDNN_MAX_CPU_ISA": isa}
-    command = [sys.executable, "-m", "tests.compile.overflow"]
+    command = [sys.executable, "-m", "tests.support.overflow"]
     child = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, cwd=ROOT)
     found = json.loads(child.stdout)
     assert found.keys() == CONVOLUTIONS.keys()

@@ -103,7 +103,7 @@ def test_batches_keep_order_and_report_what_is_broken(dataset: Path, tmp_path: P
     paths.insert(3, broken)
     items = list(load_batches(paths, preprocess, batch=4, workers=3))
     bad = [item for item in items if isinstance(item, Unreadable)]
-    assert [(item.index, item.path) for item in bad] == [(3, broken)]
+    assert [(item.index, item.image) for item in bad] == [(3, str(broken))]
     batches = [item for item in items if isinstance(item, Batch)]
     assert [index for batch in batches for index in batch.indices] == [i for i in range(12) if i != 3]
     assert [len(batch.indices) for batch in batches] == [3, 4, 4]

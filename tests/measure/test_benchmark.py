@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nestforge.engines.base import Settings
+from nestforge.engines.base import Parallelism, Settings
 from nestforge.engines.fake import FakeEngine
 from nestforge.engines.machine import count_available_cores, read_machine
 from nestforge.errors import ConfigError
@@ -20,7 +20,7 @@ from nestforge.measure.peak import _compile_loop, measure_peak
 
 def test_bench_reports_what_it_did(artifacts: dict[str, Path]) -> None:
     result = bench(artifacts["int8"], batch=2, streams=2, threads=2, seconds=0.3, vs=artifacts["fp32"])
-    assert (result.batch, result.streams, result.threads, result.dtype) == (2, 2, 2, "int8")
+    assert (result.parallelism, result.dtype) == (Parallelism(batch=2, streams=2, threads=2), "int8")
     assert result.requests >= ROUNDS * 2
     assert result.latency_ms.p50 <= result.latency_ms.p90 <= result.latency_ms.p99
     assert result.vs is not None

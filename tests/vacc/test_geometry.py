@@ -12,7 +12,7 @@ import pytest
 from nestforge.artifact.artifact import open_artifact
 from nestforge.artifact.manifest import Manifest
 from nestforge.data.preprocess import CenterCrop, ECenterCrop, Preprocess, Resize, make_reference_preprocess
-from nestforge.vacc.geometry import check_artifact, check_vdsp, describe_preprocess, describe_vdsp
+from nestforge.vacc.geometry import check_preprocess, check_vdsp, describe_preprocess, describe_vdsp
 from nestforge.vacc.vdsp import parse_vdsp, read_vdsp
 
 SHIPPED = Path(__file__).parents[2] / "deploy/resnest/vacc_code/vdsp_params/official-resnest50-vdsp_params.json"
@@ -83,7 +83,7 @@ def test_a_model_nobody_published_is_compared_with_its_artifact(ten_artifact: Pa
     config = {"OimageWidth": 64, "OimageHeight": 64, "CropX": 4, "CropY": 4, "ResizeWidth": 72, "ResizeHeight": 72}
     same = make_published(**config, ResizeType="BILINEAR_PILLOW")
     assert check_vdsp(manifest, parse_vdsp(same, source="t")) == ()
-    assert check_artifact(ten_artifact) == ()
+    assert check_preprocess(manifest, ten_artifact) == ()
     other = make_published(**config)
     assert list_subjects(check_vdsp(manifest, parse_vdsp(other, source="t"))) == ["interpolation"]
 

@@ -1,6 +1,6 @@
 """Convolutions whose 16-bit sums would overflow, and how wrong an engine's answers are.
 
-    ONEDNN_MAX_CPU_ISA=AVX2 python -m tests.compile.overflow
+    ONEDNN_MAX_CPU_ISA=AVX2 python -m tests.support.overflow
 
 prints for each kind, as JSON: the error with weights that avoid it, with weights of the full range, and OpenVINO's
 kernels. oneDNN reads the variable once a process, so that another instruction set needs another process.
