@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nestforge.compile.onnxfile import serialize
-from nestforge.compile.parity import ParityCheck, Reference, check_parity
+from nestforge.compile.parity import ImageSize, ParityCheck, Reference, check_parity
+from nestforge.data.preprocess import Preprocess
 from nestforge.errors import ModelError
 from nestforge.files import StrPath, atomic_write, hash_file
 from nestforge.networks.checkpoint import fetch_checkpoint, find_weights
@@ -22,6 +23,8 @@ from nestforge.networks.layers import (
 from nestforge.networks.zoo import Variant, get_variant
 from nestforge.progress import Progress, no_progress
 
+TIMM_PREFIX = "timm:"
+
 
 @dataclass(frozen=True, kw_only=True)
 class ExportResult:
@@ -30,18 +33,21 @@ class ExportResult:
     model: str
     path: Path
     source: str
-    size: int
+    size: int | ImageSize  # in pixels; one number for a square
     classes: int
     params: int
-    macs: int
+    macs: int | None  # as published tables count them, and `vendor_gflops`: of our variants only
     kernel_macs: int
-    vendor_gflops: float
+    vendor_gflops: float | None
     sha256: str
     max_relative_difference: float  # of the file, to torch in float64; see `ParityCheck`
     max_torch_float32_difference: float  # of torch's own float32
     checks: tuple[ParityCheck, ...]
     notes: tuple[str, ...]
     seconds: float
+    preprocess: Preprocess | None = None  # of a timm model, as timm has it
+    exporter: str | None = None  # of torch's, the one that wrote a timm model's file
+    build_file: Path | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,16 +72,20 @@ def resolve_weights(
     Raises:
         ModelError: both given, or as `find_weights` and `fetch_checkpoint`.
     """
-    if weights is not None and seed is not None:
-        raise ModelError("give --weights or --seed, not both")
+    _check_weights_and_seed(weights, seed)
     if seed is not None:
-        if seed < 0:
-            raise ModelError(f"seed {seed} is negative; give 0 or more")
         return ResolvedWeights(weights=make_seeded_weights(variant, seed), source=f"seed {seed}", path=None)
     path = weights if weights is not None else fetch_checkpoint(variant, progress=progress)
     found = find_weights(path, variant)
     source = f"{path} ({found.place})" if found.place else str(path)
     return ResolvedWeights(weights=found.weights, source=source, path=path, notes=found.notes)
+
+
+def _check_weights_and_seed(weights: StrPath | None, seed: int | None) -> None:
+    if weights is not None and seed is not None:
+        raise ModelError("give --weights or --seed, not both")
+    if seed is not None and not 0 <= seed < 1 << 63:
+        raise ModelError(f"seed {seed} is {'negative' if seed < 0 else 'too large'}; give 0 to {(1 << 63) - 1}")
 
 
 def export(
@@ -87,22 +97,29 @@ def export(
     seed: int | None = None,
     progress: Progress = no_progress,
 ) -> ExportResult:
-    """Export a variant to ONNX with dynamic batch, height and width, and prove it equal to the torch module.
+    """Export a variant, or any classifier of timm as ``timm:NAME``, to ONNX and prove it equal to the torch module.
 
-    `size` is the square input that is counted and checked (default: the variant's own). `output` defaults to
-    ``MODEL.onnx``. Needs the extra ``torch``.
+    A variant's file has dynamic batch, height and width; `size` is the square input that is counted and checked
+    (default: the variant's own). Needs the extra ``torch``. A timm model's file has a dynamic batch and a fixed
+    `size`, and a build file beside it states the preprocessing of its pretrained configuration. Needs the extra
+    ``timm``. `output` defaults to ``MODEL.onnx``.
 
     Raises:
-        ModelError: unknown variant, unusable checkpoint, torch missing, or a difference above 1e-4 relative;
-            no file is left then.
+        ModelError: unknown model, unusable checkpoint, torch or timm missing, or the file differs from torch in
+            float64 by more than torch's own float32 explains; no file is left then.
+        ConfigError: the build file of a timm model exists and describes something else.
     """
     from nestforge.networks.graph import build_graph
 
     begin = time.perf_counter()
+    if size is not None and not 32 <= size <= 4096:
+        raise ModelError(f"size {size} is outside 32 to 4096 pixels")
+    if model.startswith(TIMM_PREFIX):
+        return _export_timm(
+            model.removeprefix(TIMM_PREFIX), weights=weights, seed=seed, size=size, output=output, progress=progress
+        )
     variant = get_variant(model)
     size = variant.image_size if size is None else size
-    if not 32 <= size <= 4096:
-        raise ModelError(f"size {size} is outside 32 to 4096 pixels")
     resolved = resolve_weights(
         variant, weights=None if weights is None else Path(weights), seed=seed, progress=progress
     )
@@ -133,6 +150,30 @@ def export(
         checks=report.checks,
         notes=resolved.notes + report.notes,
         seconds=time.perf_counter() - begin,
+    )
+
+
+def _export_timm(
+    name: str,
+    *,
+    weights: StrPath | None,
+    seed: int | None,
+    size: int | None,
+    output: StrPath | None,
+    progress: Progress,
+) -> ExportResult:
+    _check_weights_and_seed(weights, seed)
+    try:
+        from nestforge.compile.timm_export import export_timm
+    except ImportError as error:
+        raise ModelError("timm: models need timm: run \"pip install 'nestforge[timm]'\"") from error
+    return export_timm(
+        name,
+        weights=None if weights is None else Path(weights),
+        seed=seed,
+        size=size,
+        output=None if output is None else Path(output),
+        progress=progress,
     )
 
 

@@ -13,6 +13,8 @@ from nestforge.engines.base import Images, Kernel, Logits, Settings
 from nestforge.networks.resnest import ResNeSt
 from nestforge.networks.zoo import Variant
 
+MAX_FLOAT64_PIXELS = 5 * 224 * 224  # in one run; torch's float64 convolutions copy each pixel many times
+
 
 def load_module(variant: Variant, weights: Mapping[str, npt.NDArray[np.float32]]) -> ResNeSt:
     """Return the module with a complete state dict, for inference; its parameters share the memory of `weights`."""
@@ -47,8 +49,8 @@ class TorchSession:
 class TorchReference:
     """A module's logits in float64 and float32; `load` returns the module in float32, for inference.
 
-    One module is held at a time, in one of the two types, and float64 takes one image at a time, so that the largest
-    networks need little more memory than their weights in float64.
+    One module is held at a time, in one of the two types, and float64 takes as few images at a time as large ones need,
+    so that memory hardly grows beyond the weights in float64.
     """
 
     def __init__(self, load: Callable[[], nn.Module]) -> None:
@@ -58,7 +60,9 @@ class TorchReference:
 
     def run_float64(self, images_nchw: Images) -> npt.NDArray[np.float64]:
         module = self._take(torch.float64)
-        return np.concatenate([_run(module, torch.from_numpy(image[None]).double()) for image in images_nchw])
+        count = max(1, MAX_FLOAT64_PIXELS // (images_nchw.shape[2] * images_nchw.shape[3]))
+        parts = (images_nchw[start : start + count] for start in range(0, len(images_nchw), count))
+        return np.concatenate([_run(module, torch.from_numpy(part).double()) for part in parts])
 
     def run_float32(self, images_nchw: Images) -> npt.NDArray[np.float32]:
         return _run(self._take(torch.float32), torch.from_numpy(images_nchw))

@@ -119,7 +119,7 @@ def test_reference_is_the_module_in_both_types() -> None:
     assert all(np.array_equal(value, before[name]) for name, value in weights.items())
 
 
-def test_float64_takes_one_image_at_a_time() -> None:
+def test_float64_takes_few_large_images_at_a_time() -> None:
     batches = []
 
     class Network(torch.nn.Module):
@@ -127,8 +127,11 @@ def test_float64_takes_one_image_at_a_time() -> None:
             batches.append((len(images_nchw), images_nchw.dtype))
             return images_nchw.mean((2, 3))
 
-    TorchReference(Network).run_float64(make_probe_images(8))
-    assert batches == [(1, torch.float64)] * 5
+    for side, expected in ((8, [5]), (300, [2, 2, 1]), (416, [1] * 5), (600, [1] * 5)):
+        batches.clear()
+        logits = TorchReference(Network).run_float64(make_probe_images(side))
+        assert logits.shape == (5, 3)
+        assert batches == [(count, torch.float64) for count in expected]
 
 
 def test_more_float32_runs_only_where_the_file_is_beyond_the_tolerance(slim_onnx: Path) -> None:
