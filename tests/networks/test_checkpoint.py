@@ -220,7 +220,7 @@ def test_first_names_found_and_expected_are_shown(state: State, tmp_path: Path) 
     with pytest.raises(ModelError) as error:
         read_checkpoint(path, VARIANT)
     assert str(error.value) == (
-        f"{path} is no resnest14_slim: it lacks 129 of 129 tensors, such as 'conv1.0.weight'; "
+        f"{path} is not a resnest14_slim checkpoint: it lacks 129 of 129 tensors, such as 'conv1.0.weight'; "
         "it has 'features.0.weight', 'features.0.bias'; "
         "expected are 'conv1.0.weight', 'conv1.1.weight', 'conv1.1.bias', ..."
     )
@@ -239,7 +239,7 @@ def test_first_names_found_and_expected_are_shown(state: State, tmp_path: Path) 
 def test_another_variant_is_named(tmp_path: Path) -> None:
     fast = make_seeded_weights(get_variant("resnest50_fast_4s2x40d"), 0, num_classes=3)
     save_file(fast, tmp_path / "w.safetensors")
-    with pytest.raises(ModelError, match=r"is no resnest50: .*; it fits resnest50_fast_4s2x40d$"):
+    with pytest.raises(ModelError, match=r"is not a resnest50 checkpoint: .*; it fits resnest50_fast_4s2x40d$"):
         read_checkpoint(tmp_path / "w.safetensors", get_variant("resnest50"))
 
 
