@@ -29,9 +29,9 @@ from nestforge.artifact.manifest import (
 from nestforge.compile.images import BuildImages
 from nestforge.compile.onnxfile import serialize
 from nestforge.compile.plan import Prepared, prepare
-from nestforge.compile.source import load_source
+from nestforge.compile.source import load_source, read_config_labels
 from nestforge.config import BuildConfig
-from nestforge.data.imagefolder import format_label, read_imagenet_labels, read_labels
+from nestforge.data.imagefolder import format_label
 from nestforge.engines import get_engine
 from nestforge.engines.base import Engine, Kernel, Session
 from nestforge.engines.machine import read_machine
@@ -121,7 +121,8 @@ def build_artifact(
             height=source.height,
             width=source.width,
             fixed_batch=source.classifier.fixed_batch,
-            gives_probabilities=source.classifier.gives_probabilities,
+            interface=source.classifier.interface,
+            scores=source.scores,
             kernel_macs=prepared.kernel_macs,
             inputs=source.inputs | _record_labels(config) | prepared.images.inputs,
             outputs={path.name: record_file(path) for path in sorted(folder.iterdir())},
@@ -152,9 +153,9 @@ def build_artifact(
 
 
 def read_label_lines(config: BuildConfig, num_classes: int) -> list[str]:
-    if config.labels is None:
+    labels = read_config_labels(config)
+    if labels is None:
         return []
-    labels = read_imagenet_labels() if config.labels == "imagenet" else read_labels(Path(config.labels))
     if len(labels) != num_classes:
         raise DataError(f"labels {config.labels!r} has {len(labels)} lines but the model has {num_classes} classes")
     return [format_label(label) for label in labels]

@@ -32,7 +32,7 @@ class ONNXRuntimeEngine:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = max(1, settings.threads // settings.streams)
         options.inter_op_num_threads = 1
-        options.log_severity_level = 3
+        options.log_severity_level = 4  # what fails is raised, and not also printed
         try:
             source = model if isinstance(model, bytes) else str(model)
             session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
