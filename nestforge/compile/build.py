@@ -29,7 +29,7 @@ from nestforge.artifact.manifest import (
 from nestforge.compile.images import BuildImages
 from nestforge.compile.onnxfile import serialize
 from nestforge.compile.plan import Prepared, prepare
-from nestforge.compile.source import load_source, read_config_labels
+from nestforge.compile.source import Source, load_source, read_config_labels
 from nestforge.config import BuildConfig
 from nestforge.data.imagefolder import format_label
 from nestforge.engines import get_engine
@@ -114,7 +114,7 @@ def build_artifact(
         manifest = Manifest(
             format=1,
             name=source.name,
-            config=config,
+            config=_complete(config, source),
             preprocess=source.preprocess,
             preprocess_sha256=source.preprocess.sha256,
             classes=source.classifier.num_classes,
@@ -150,6 +150,11 @@ def build_artifact(
         peak_rss_bytes=read_peak_rss_bytes(),
         accuracy_control=controlled,
     )
+
+
+def _complete(config: BuildConfig, source: Source) -> BuildConfig:
+    """Return the build with the mean and std that the model's own input asked for, so that it can be built again."""
+    return config if config.preprocess is None else config.model_copy(update={"preprocess": source.preprocess})
 
 
 def read_label_lines(config: BuildConfig, num_classes: int) -> list[str]:

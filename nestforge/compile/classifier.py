@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import onnx_ir as ir
-from onnx_ir.passes.common import NameFixPass, ShapeInferencePass
+from onnx_ir.passes.common import NameFixPass
 
 from nestforge.artifact.manifest import ModelInterface, ScoreKind
 from nestforge.compile.border import adapt_input, adapt_output
 from nestforge.compile.classoutput import ClassOutput, choose_class_output
 from nestforge.compile.floats import forget_shapes, widen_floats
 from nestforge.compile.imageinput import ImageInput, find_image_input, name_dtype
+from nestforge.compile.onnxfile import infer_values
 from nestforge.compile.scorekind import recognise_graph
 from nestforge.engines.base import Settings
 from nestforge.errors import ModelError
@@ -65,7 +66,7 @@ def adapt_classifier(
     interface = _describe(image, str(chosen.value.name), chosen.dims, names, widened)
     adapt_output(model, chosen.value, rank=len(chosen.dims), classes=chosen.classes, batch=batch)
     NameFixPass()(model)
-    ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(model)
+    infer_values(model)
     return ImageClassifier(
         input_name=str(model.graph.inputs[0].name),
         fixed_batch=batch,

@@ -36,7 +36,12 @@ def read_external_data(proto: onnx.ModelProto, path: Path, *, limit_bytes: int) 
                 continue
             entries = {entry.key: entry.value for entry in tensor.external_data}
             found = find_data_file(path, entries.get("location", ""))
-            size = _count_bytes(path, tensor)
+            try:
+                size = count_bytes(tensor)
+            except ValueError as error:
+                raise ModelError(
+                    f"{path} keeps {_shorten(tensor.name)} elsewhere, and {error}; export it again"
+                ) from error
             total += size
             if total > limit_bytes:
                 raise ModelError(f"{path} and its data files hold over 2 GiB; export the model with smaller weights")
@@ -118,14 +123,18 @@ def list_tensors(proto: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
                 yield from (sparse.values, sparse.indices)
 
 
-def _count_bytes(path: Path, tensor: onnx.TensorProto) -> int:
-    """Return the size of the bytes of a tensor by its type and dimensions."""
+def count_bytes(tensor: onnx.TensorProto) -> int:
+    """Return the size of the bytes of a tensor by its type and dimensions.
+
+    Raises:
+        ValueError: its type has no size, or a dimension is negative.
+    """
     try:
         bits = ir.DataType(tensor.data_type).bitwidth
     except (TypeError, ValueError) as error:
-        raise ModelError(f"{path}: {_shorten(tensor.name)} in another file has no size; export it again") from error
+        raise ValueError("its type has no size") from error
     if any(dim < 0 for dim in tensor.dims):
-        raise ModelError(f"{path}: {_shorten(tensor.name)} has a negative dimension; export it again")
+        raise ValueError("a dimension is negative")
     size: int = (math.prod(tensor.dims) * bits + 7) // 8
     return size
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import numpy as np
 import onnx_ir as ir
-from onnx_ir.passes.common import ShapeInferencePass
 
 from nestforge.compile.imageinput import FLOATS, name_dtype
+from nestforge.compile.onnxfile import infer_values
 
 _TYPE_ATTRIBUTES = ("to", "dtype", "output_dtype", "stash_type")
 _OTHER_FLOATS = FLOATS - {ir.DataType.FLOAT}
@@ -25,7 +25,7 @@ def widen_floats(model: ir.Model) -> tuple[str, ...]:
     found = [dtype for dtype in _OTHER_FLOATS if dtype in types]
     if not found:
         return ()
-    ShapeInferencePass(check_type=False, strict_mode=False, data_prop=False)(model)
+    infer_values(model)
     _remove_float_casts(model)
     for graph in graphs:
         for value in (*graph.inputs, *graph.outputs, *graph.initializers.values()):
@@ -77,8 +77,13 @@ def _widen_tensor(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
 def _remove_float_casts(model: ir.Model) -> None:
     """Remove casts from one float type to another: both are float32 soon."""
     for node in list(model.graph.all_nodes()):
-        if (node.domain, node.op_type) != ("", "Cast") or node.outputs[0].is_graph_output():
+        value = node.inputs[0] if (node.domain, node.op_type) == ("", "Cast") else None
+        if value is None or value.dtype not in FLOATS or node.attributes.get_int("to") not in FLOATS:
             continue
-        value, target = node.inputs[0], node.attributes.get_int("to")
-        if value is not None and value.dtype in FLOATS and target in FLOATS:
-            ir.convenience.replace_all_uses_with(node.outputs[0], value)
+        result = node.outputs[0]
+        if result.is_graph_output():
+            if value.is_graph_output() or value.producer() is None:
+                continue
+            value.name, result.name = result.name, value.name
+            value.type = result.type
+        ir.convenience.replace_all_uses_with(result, value, replace_graph_outputs=True)

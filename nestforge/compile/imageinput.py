@@ -12,6 +12,9 @@ from nestforge.errors import ModelError
 
 Layout = Literal["NCHW", "NHWC", "CHW", "HWC"]
 
+MAX_SIDE = 8192  # as `preprocess` has it
+MAX_PIXELS = 1 << 27  # of a batch
+
 _CHANNELS = (3, 1)  # colour or grey
 _CONVOLUTION_WEIGHTS = {"Conv": 1, "ConvInteger": 1, "QLinearConv": 3}  # the input that is the weight
 # operators that leave each channel where it is; the image is the first input that the graph does not hold
@@ -76,6 +79,10 @@ def find_image_input(model: ir.Model) -> ImageInput:
             f"input {describe_value(value)} has neither 3 channels nor 1{found}; nestforge feeds colour or grey images"
         )
     height, width = batched[2:] if axis == 1 else batched[1:3]
+    if max(height or 0, width or 0) > MAX_SIDE or (batched[0] or 1) * (height or 1) * (width or 1) > MAX_PIXELS:
+        raise ModelError(
+            f"input {describe_value(value)} is larger than any batch of images; export it for smaller ones"
+        )
     layout: Layout = ("CHW" if axis == 1 else "HWC") if without_batch else ("NCHW" if axis == 1 else "NHWC")
     return ImageInput(
         value=value, layout=layout, dtype=dtype, channels=channels, batch=batched[0], height=height, width=width

@@ -10,10 +10,15 @@ from pathlib import Path
 import onnx
 import onnx_ir as ir
 from onnx import version_converter
-from onnx_ir.passes.common import LiftConstantsToInitializersPass, NameFixPass, RemoveInitializersFromInputsPass
+from onnx_ir.passes.common import (
+    LiftConstantsToInitializersPass,
+    NameFixPass,
+    RemoveInitializersFromInputsPass,
+    ShapeInferencePass,
+)
 
 from nestforge.compile.constants import fold_constants
-from nestforge.compile.externaldata import read_external_data
+from nestforge.compile.externaldata import count_bytes, list_tensors, read_external_data
 from nestforge.compile.functions import inline_functions
 from nestforge.compile.nodeorder import sort_nodes
 from nestforge.errors import ModelError
@@ -77,7 +82,7 @@ def _modernize(proto: onnx.ModelProto) -> onnx.ModelProto:
     proto.ir_version = max(proto.ir_version, OLDEST_IR)
     for graph in (proto.graph, *proto.functions):
         sort_nodes(graph)
-    onnx.checker.check_model(proto)
+    _check(proto)
     _forget_maps(proto.graph)
     proto = inline_functions(proto)
     opset = max((entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx")), default=0)
@@ -86,6 +91,21 @@ def _modernize(proto: onnx.ModelProto) -> onnx.ModelProto:
     if opset < STEPPING_OPSET:  # shapes, which the next step asks for, are not inferred before it
         proto = version_converter.convert_version(proto, STEPPING_OPSET)
     return version_converter.convert_version(onnx.shape_inference.infer_shapes(proto), CONVERTED_OPSET)
+
+
+def _check(proto: onnx.ModelProto) -> None:
+    """Check a model; as runtimes do, let inputs and outputs be without a number of dimensions."""
+    values = (*proto.graph.input, *proto.graph.output)
+    ranks = [value.type.tensor_type for value in values if value.type.HasField("tensor_type")]
+    unknown = [tensor for tensor in ranks if not tensor.HasField("shape")]
+    for tensor in unknown:
+        tensor.shape.SetInParent()
+    onnx.checker.check_model(proto)
+    for tensor in unknown:
+        tensor.ClearField("shape")
+    for weight in list_tensors(proto):
+        if weight.HasField("raw_data") and len(weight.raw_data) != count_bytes(weight):
+            raise ValueError(f"tensor {weight.name[:100]!r} does not have the bytes that its dimensions ask for")
 
 
 def _forget_maps(graph: onnx.GraphProto) -> None:
@@ -141,6 +161,17 @@ def infer_shapes(model: ir.Model, batch: int, height: int, width: int) -> onnx.M
     except Exception as error:  # onnx and protobuf each have their own
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ModelError(f"the model's shapes contradict each other ({reason}); export it again") from error
+
+
+def infer_values(model: ir.Model) -> bool:
+    """Give the values of a graph the types and shapes that can be inferred, in place; tell whether any can.
+
+    Operators of other domains, and types that the graph cannot have, leave them unknown.
+    """
+    try:
+        return ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(model).modified
+    except Exception:  # of onnx, onnx-ir and protobuf
+        return False
 
 
 def read_shapes(proto: onnx.ModelProto) -> dict[str, list[int]]:
