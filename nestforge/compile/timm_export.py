@@ -12,8 +12,9 @@ import torch
 import yaml
 from torch import nn
 
+from nestforge.compile.classifier import adapt_classifier
 from nestforge.compile.export import ExportResult
-from nestforge.compile.onnxfile import count_graph_macs, inspect_classifier, read_onnx, serialize
+from nestforge.compile.onnxfile import count_graph_macs, read_onnx, serialize
 from nestforge.compile.parity import ParityReport, check_parity, format_size
 from nestforge.compile.timm_model import TimmModel, keep_quiet, load_timm_model, shorten_error
 from nestforge.config import read_config
@@ -182,7 +183,7 @@ def _export_proven(
 def _clean(path: Path) -> None:
     """Rewrite an exporter's file as one that builds take, without the source lines that it notes at every node."""
     graph = read_onnx(path)
-    inspect_classifier(graph)
+    adapt_classifier(graph)
     graph.metadata_props.clear()
     graph.graph.metadata_props.clear()
     for node in graph.graph.all_nodes():

@@ -22,7 +22,8 @@ from nestforge.engines.base import Images, Logits, Parallelism, Session
 from nestforge.errors import DataError, NestForgeError
 from nestforge.files import StrPath
 from nestforge.inference.pipeline import choose_parallelism, run_in_order
-from nestforge.inference.topk import TopK, select_top_k, softmax
+from nestforge.inference.scores import probabilities_from_scores
+from nestforge.inference.topk import TopK, select_top_k
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -125,7 +126,7 @@ class Classifier:
                 if isinstance(item, Unreadable):
                     yield item
                     continue
-                probabilities = item.logits if manifest.gives_probabilities else softmax(item.logits)
+                probabilities = probabilities_from_scores(item.logits, manifest.scores)
                 yield from select_top_k(item.logits, probabilities, top, indices=item.indices)
 
     def close(self) -> None:

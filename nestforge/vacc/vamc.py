@@ -244,14 +244,15 @@ def check_assumed_preprocess(plan: Plan) -> None:
         ConfigError: process ops are missing, and the model's classes are not the published ones.
         ModelError: the model cannot be read.
     """
-    from nestforge.compile.onnxfile import inspect_classifier, read_onnx
+    from nestforge.compile.classifier import adapt_classifier
+    from nestforge.compile.onnxfile import read_onnx
     from nestforge.networks.checkpoint import read_checkpoint
 
     if plan.assumed is None:
         return
     model = plan.config.model
     if model.onnx is not None:
-        classes = inspect_classifier(read_onnx(Path(model.onnx))).num_classes
+        classes = adapt_classifier(read_onnx(Path(model.onnx))).num_classes
     else:
         classes = len(read_checkpoint(Path(str(model.weights)), plan.assumed)["fc.bias"])
     if classes != plan.assumed.num_classes:
