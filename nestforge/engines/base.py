@@ -69,7 +69,9 @@ class Kernel:
     is_weighted: bool = False  # a convolution or a matrix product
     is_int8: bool = False  # runs in 8-bit integers
     implementation: str = ""
-    layers: tuple[str, ...] = ()  # nodes of the ONNX graph fused into it; one that gives an output may bear its name
+    layers: tuple[
+        str, ...
+    ] = ()  # nodes of the ONNX graph fused into it; a node that gives an output may have the output's name
     time_ms: float | None = None  # of the last run, if the session was opened with `profile`
 
 
@@ -103,7 +105,7 @@ class Engine(Protocol):
 
     @property
     def preferred_passes(self) -> frozenset[str]:
-        """The optional graph passes that were measured to pay on this engine; see `nestforge.compile.passes`."""
+        """The optional graph passes with a measured gain on this engine; see `nestforge.compile.passes`."""
         ...
 
     def supports(self, dtype: Dtype) -> bool:

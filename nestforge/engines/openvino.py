@@ -19,7 +19,7 @@ from nestforge.errors import EngineError
 _WEIGHTED_TYPES = frozenset({"Convolution", "Deconvolution", "FullyConnected", "MatMul"})
 _NOT_EXECUTED = frozenset({"Const", "Input", "Output"})
 _INT8_PRECISIONS = frozenset({"u8", "i8"})
-_RESULT_SUFFIX = "/sink_port_0"  # of the node that stands for an output of the ONNX graph, after the output's name
+_RESULT_SUFFIX = "/sink_port_0"  # follows the output's name in the node for an output of the ONNX graph
 
 
 class OpenVINOEngine:
@@ -150,9 +150,9 @@ class _OpenVINOSession:
 
 
 def _list_names(output: openvino.ConstOutput) -> list[str]:
-    """Return the name of an output in the ONNX graph, or all that its tensor has where OpenVINO does not say which.
+    """Return the name of an output in the ONNX graph, or all names of its tensor if OpenVINO does not say which.
 
-    A tensor has several names where OpenVINO removed a node that changes nothing.
+    A tensor has several names if OpenVINO removed a node that changes nothing.
     """
     name: str = output.get_node().get_friendly_name()
     return [name.removesuffix(_RESULT_SUFFIX)] if name.endswith(_RESULT_SUFFIX) else sorted(output.get_names())

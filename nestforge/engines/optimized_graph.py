@@ -1,8 +1,8 @@
 """The kernels of ONNX Runtime, read from the optimised graph that it saves.
 
-ONNX Runtime does not list what it executes, but it writes the graph as its optimisers leave it: one node a kernel.
-Nodes are renamed on the way, and one may stand for several: what became of each node of the original graph is found
-by names and by the values that both graphs have. Only this module of the engines needs the package onnx.
+ONNX Runtime does not list the kernels that it executes, but it can save the optimised graph, which has one node per
+kernel. Optimisers rename and fuse nodes. The nodes of the original graph are matched to those of the optimised one by
+their names and by the values that both graphs have. Only this module of the engines needs the package onnx.
 """
 
 from __future__ import annotations
@@ -48,26 +48,30 @@ _SHORT_NAMES = {
     "UINT8": "u8",
 }
 _INT8_PRECISIONS = frozenset({"u8", "i8"})
-_MADE_TYPES = {  # whatever their inputs are
+_MADE_TYPES = {  # result types that do not depend on the inputs
     "ConvInteger": onnx.TensorProto.INT32,
     "DynamicQuantizeLinear": onnx.TensorProto.UINT8,
     "MatMulInteger": onnx.TensorProto.INT32,
     "MatMulIntegerToFloat": onnx.TensorProto.FLOAT,
     "Shape": onnx.TensorProto.INT64,
 }
-_TYPE_INPUTS = {"DequantizeLinear": 1, "QuantizeLinear": 2, "QGemm": 8}  # the input whose type the result has
+_TYPE_INPUTS = {
+    "DequantizeLinear": 1,
+    "QuantizeLinear": 2,
+    "QGemm": 8,
+}  # index of the input whose type is that of the result
 _DEFAULT_TYPES = {"QuantizeLinear": onnx.TensorProto.UINT8, "QGemm": onnx.TensorProto.FLOAT}  # without that input
 _RENAMED = re.compile(r"^fused |_nchwc$|_token_\d+$")  # what optimisers add to a node's or a value's name
-_JOINS_PRODUCER = frozenset(  # what a kernel takes in behind its own sum, rather than in front of it
+_JOINS_PRODUCER = frozenset(  # nodes that a kernel fuses after its own sum, rather than before it
     {"Add", "BatchNormalization", "Clip", "HardSigmoid", "LeakyRelu", "Mul", "QuantizeLinear", "Relu", "Sigmoid"}
 )
 
 
 def list_kernels(model: Path | bytes, options: onnxruntime.SessionOptions) -> list[Kernel]:
-    """Return what ONNX Runtime executes of an ONNX file or its bytes, opened with `options`.
+    """Return the kernels that ONNX Runtime executes for an ONNX file or its bytes, opened with `options`.
 
     Raises:
-        EngineError: the file cannot be opened any more, or the optimised graph cannot be written.
+        EngineError: the file can no longer be opened, or the optimised graph cannot be written.
     """
     try:
         original = _load(model)
@@ -78,7 +82,7 @@ def list_kernels(model: Path | bytes, options: onnxruntime.SessionOptions) -> li
             onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
             optimized = _load(path)
     except Exception as error:  # onnxruntime's and protobuf's exceptions share no public base class
-        raise EngineError(f"onnxruntime does not say what it executes: {str(error).splitlines()[0]}") from error
+        raise EngineError(f"onnxruntime cannot list its kernels: {str(error).splitlines()[0]}") from error
     precisions = _find_precisions(optimized.graph)
     layers = _find_layers(original.graph, optimized.graph)
     kernels = []
@@ -105,7 +109,7 @@ def _load(model: Path | bytes) -> onnx.ModelProto:
 
 
 def _find_precisions(graph: onnx.GraphProto) -> dict[str, str]:
-    """Return the element type of every value: as the graph tells it, or as nodes hand it on."""
+    """Return the element type of every value: as the graph declares it, or as it follows from the nodes."""
     types = {tensor.name: tensor.data_type for tensor in graph.initializer}
     infos = (*graph.input, *graph.output, *graph.value_info)
     types |= {info.name: info.type.tensor_type.elem_type for info in infos}
@@ -119,7 +123,7 @@ def _find_precisions(graph: onnx.GraphProto) -> dict[str, str]:
 
 
 def _find_made_type(node: onnx.NodeProto, types: Mapping[str, int]) -> int | None:
-    """Return the element type of what a node makes, where that is not already known: mostly that of its first input."""
+    """Return the element type of a node's result, which is mostly that of its first input."""
     if node.op_type == "Cast":
         return next(int(attribute.i) for attribute in node.attribute if attribute.name == "to")
     if node.op_type in _MADE_TYPES:
@@ -129,7 +133,7 @@ def _find_made_type(node: onnx.NodeProto, types: Mapping[str, int]) -> int | Non
 
 
 def _find_layers(original: onnx.GraphProto, optimized: onnx.GraphProto) -> dict[int, list[str]]:
-    """Return the names of the original nodes in each optimised one, by its index and in the original's order."""
+    """Return optimised node index -> names of the original nodes in it, in the order of the original graph."""
     producers = {name: index for index, node in enumerate(original.node) for name in node.output if name}
     named = {node.name: index for index, node in enumerate(original.node) if node.name}
     kernel_of: dict[int, int] = {}
@@ -139,13 +143,13 @@ def _find_layers(original: onnx.GraphProto, optimized: onnx.GraphProto) -> dict[
             kernel_of.setdefault(anchor, index)
     _assign_others(original, producers, kernel_of)
     layers: dict[int, list[str]] = {}
-    for place in sorted(kernel_of):
-        layers.setdefault(kernel_of[place], []).append(original.node[place].name)
+    for position in sorted(kernel_of):
+        layers.setdefault(kernel_of[position], []).append(original.node[position].name)
     return layers
 
 
 def _find_anchor(node: onnx.NodeProto, named: Mapping[str, int], producers: Mapping[str, int]) -> int | None:
-    """Return the original node that an optimised one is named after, or whose value it gives."""
+    """Return the original node that an optimised one is named after, or whose result it computes."""
     plain = _RENAMED.sub("", _RENAMED.sub("", node.name))
     for name in (node.name, plain):
         if name in named:
@@ -154,15 +158,15 @@ def _find_anchor(node: onnx.NodeProto, named: Mapping[str, int], producers: Mapp
 
 
 def _assign_others(original: onnx.GraphProto, producers: Mapping[str, int], kernel_of: dict[int, int]) -> None:
-    """Give nodes that no kernel is named after to the kernel before them, or else to the one behind them."""
-    for place, node in enumerate(original.node):
+    """Assign nodes that no kernel is named after to the kernel before them or, failing that, after them."""
+    for position, node in enumerate(original.node):
         before = [kernel_of[producers[name]] for name in node.input if producers.get(name) in kernel_of]
-        if place not in kernel_of and before and node.op_type in _JOINS_PRODUCER:
-            kernel_of[place] = max(before)
+        if position not in kernel_of and before and node.op_type in _JOINS_PRODUCER:
+            kernel_of[position] = max(before)
     readers: dict[str, int] = {}
-    for place in range(len(original.node) - 1, -1, -1):
-        node = original.node[place]
+    for position in range(len(original.node) - 1, -1, -1):
+        node = original.node[position]
         behind = [kernel_of[readers[name]] for name in node.output if readers.get(name) in kernel_of]
-        if place not in kernel_of and behind:
-            kernel_of[place] = behind[0]
-        readers |= dict.fromkeys(node.input, place)
+        if position not in kernel_of and behind:
+            kernel_of[position] = behind[0]
+        readers |= dict.fromkeys(node.input, position)

@@ -1,4 +1,4 @@
-"""Torch modules: ResNeSt as a session, and any module as the reference that exports are compared with."""
+"""Torch modules: ResNeSt as a session, and any module as the reference for exports."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from nestforge.engines.base import Images, Kernel, Logits, Settings
 from nestforge.networks.resnest import ResNeSt
 from nestforge.networks.zoo import Variant
 
-MAX_FLOAT64_PIXELS = 5 * 224 * 224  # in one run; torch's float64 convolutions copy each pixel many times
+MAX_FLOAT64_PIXELS = 5 * 224 * 224  # per run; torch's float64 convolutions copy each pixel many times
 
 
 def load_module(variant: Variant, weights: Mapping[str, npt.NDArray[np.float32]]) -> ResNeSt:
@@ -49,8 +49,8 @@ class TorchSession:
 class TorchReference:
     """A module's logits in float64 and float32; `load` returns the module in float32, for inference.
 
-    One module is held at a time, in one of the two types, and float64 takes as few images at a time as large ones need,
-    so that memory hardly grows beyond the weights in float64.
+    Only one module is held at a time, in one of the two types. In float64 large images run in small groups. So memory
+    hardly grows beyond the weights in float64.
     """
 
     def __init__(self, load: Callable[[], nn.Module]) -> None:
@@ -68,19 +68,19 @@ class TorchReference:
         return _run(self._take(torch.float32), torch.from_numpy(images_nchw))
 
     def run_float32_in_other_orders(self, images_nchw: Images) -> list[npt.NDArray[np.float32]]:
-        """Run images one by one, with channels last, and moved by one unit in the last place."""
+        """Return logits of the images one by one, moved by one unit in the last place, and with channels last."""
         module = self._take(torch.float32)
         images = torch.from_numpy(images_nchw)
         moved = torch.nextafter(images, torch.full_like(images, torch.inf))
         logits = [np.concatenate([_run(module, image[None]) for image in images]), _run(module, moved)]
         channels_last = module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         logits.append(_run(channels_last, images.to(memory_format=torch.channels_last)))
-        self._module = None  # its parameters lie differently now
+        self._module = None  # its memory layout has changed
         return logits
 
     def _take(self, dtype: torch.dtype) -> nn.Module:
         if self._module is None or self._dtype != dtype:
-            self._module = None  # frees what is held before the other is made
+            self._module = None  # frees its memory before the other is made
             self._module = self._load().to(dtype)
             self._dtype = dtype
         return self._module

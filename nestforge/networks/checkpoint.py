@@ -26,7 +26,8 @@ _CHUNK_BYTES = 1 << 20
 class Checkpoint:
     """A complete float32 state dict without ``num_batches_tracked``, and where in the file it was.
 
-    `place` is empty for a bare state dict; `notes` say what else the file holds, such as plain weights beside EMA.
+    `place` is empty for a bare state dict. `notes` name what else the file holds, such as plain weights beside averaged
+    (EMA) ones.
     """
 
     weights: Weights
@@ -35,7 +36,7 @@ class Checkpoint:
 
 
 def read_checkpoint(path: Path, variant: Variant) -> Weights:
-    """Return the weights alone that `find_weights` finds.
+    """Return only the weights that `find_weights` finds.
 
     Raises:
         ModelError: as `find_weights`.
@@ -47,7 +48,7 @@ def find_weights(path: Path, variant: Variant) -> Checkpoint:
     """Read a local checkpoint of `variant`.
 
     Accepts ``.safetensors`` and torch files, by the authors, by timm or by trainers such as Lightning: in any mapping,
-    under any prefix, in any floating-point type (`find_state` says what is taken). The number of classes is that of
+    under any prefix, in any floating-point type (`find_state` says what is used). The number of classes is that of
     the file. Torch files are read with ``weights_only``.
 
     Raises:
@@ -75,7 +76,7 @@ def _count_classes(tensors: Mapping[str, Any]) -> int:
 
 
 def _suggest_variant(data: object) -> str:
-    """Name the variants whose tensors a file holds, or none."""
+    """Return ``"; it fits NAME"`` for the variants whose tensors a file holds, or ``""``."""
     names = []
     for variant in VARIANTS.values():
         try:

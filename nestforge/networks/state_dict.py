@@ -1,9 +1,9 @@
-"""Which tensors of a checkpoint are a network's: found by its own names, whatever they are wrapped in.
+"""Find the tensors of a network in a checkpoint by the network's own names, however they are wrapped.
 
-A checkpoint is mappings within mappings. A mapping holds the network where some prefix turns all of the network's
-names into keys of it. Names that torch's wrappers put in front of or between others (``module``, ``_orig_mod``) count
-for nothing. Of several complete sets that differ, averaged (EMA, SWA) weights are taken before plain ones, because
-they are what is evaluated and published; two sets of the same kind are refused.
+A checkpoint consists of nested mappings. A mapping holds the network if there is a prefix that turns all names of the
+network into keys of the mapping. Names that torch's wrappers add before or between others (``module``, ``_orig_mod``)
+are ignored. If there are several complete sets that differ, averaged (EMA, SWA) weights are preferred to plain ones,
+because they are what is evaluated and published. Two different sets of the same kind are refused.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ import numpy as np
 
 from nestforge.errors import ModelError
 
-MAX_DEPTH = 8  # of mappings in mappings
+MAX_DEPTH = 8  # of nested mappings
 MAX_CONTAINERS = 10_000
 MAX_SHOWN_NAME = 80  # characters of a foreign name in an error
 _WRAPPERS = frozenset({"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
 _AVERAGED = frozenset({"ema", "swa", "averaged", "average", "avg", "polyak"})
-# what trainers and counters keep beside a network, by words in a name
+# words in the names of what trainers and counters keep beside a network
 _BOOKKEEPING = _AVERAGED | {
     *("loss", "losses", "criterion", "criterions", "criteria", "metric", "metrics", "acc", "accuracy", "confmat"),
     *("optim", "optimizer", "optimizers", "scheduler", "schedulers", "scaler", "callback", "callbacks", "loops"),
@@ -36,7 +36,7 @@ _IGNORED_LEAVES = frozenset(
 
 @dataclass(frozen=True, kw_only=True)
 class FoundState:
-    """A network's tensors by its own names, and where they were: the mapping, and the prefix of names in it."""
+    """The tensors of a network by its own names, and where they were: the mapping, and the prefix of names in it."""
 
     tensors: dict[str, Any]
     path: tuple[str, ...]
@@ -45,7 +45,7 @@ class FoundState:
 
     @property
     def place(self) -> str:
-        """For people, such as ``"checkpoint > model, names under 'backbone.'"``; empty for a bare state dict."""
+        """A description such as ``"checkpoint > model, names under 'backbone.'"``; empty for a bare state dict."""
         return _format_place(self.path, self.prefix)
 
 
@@ -59,7 +59,7 @@ class _Container:
 
 @dataclass(kw_only=True)
 class _Candidate:
-    """The keys of one container that, without one prefix, are names of the network."""
+    """The keys of one container that are names of the network once a common prefix is removed."""
 
     container: _Container
     prefix: tuple[str, ...]
@@ -82,11 +82,11 @@ class _Candidate:
 def find_state(data: object, expected: Collection[str], *, classifier: Collection[str] = ()) -> FoundState:
     """Find the tensors of a network whose state dict has the names `expected`.
 
-    The tensors named `classifier` may lie under another prefix than the rest. ``num_batches_tracked`` may be missing.
+    The tensors named `classifier` may be under another prefix than the rest. ``num_batches_tracked`` may be missing.
 
     Raises:
-        ModelError: not all are there, several different sets of them are, or more layers are. Its text goes on after
-            the name of the file: "lacks ...".
+        ModelError: tensors are missing, there are several different sets of them, or there are extra layers. Its text
+            continues a sentence that begins with the file: "lacks ...".
     """
     containers = list(_list_containers(data))
     if not containers:
@@ -135,7 +135,7 @@ def _is_tensor(value: object) -> bool:
 def _match(container: _Container, expected: Collection[str]) -> list[_Candidate]:
     """Return a candidate for every prefix under which the container has at least one of the names."""
     known = {_drop_wrappers(name): name for name in expected}
-    if len(known) < len(expected):  # a network that itself uses a wrapper's name
+    if len(known) < len(expected):  # the network itself uses a wrapper's name
         known = {tuple(name.split(".")): name for name in expected}
     candidates: dict[tuple[str, ...], _Candidate] = {}
     for key in container.tensors:
@@ -156,7 +156,7 @@ def _drop_wrappers(name: str) -> tuple[str, ...]:
 def _add_classifier(
     candidate: _Candidate, candidates: Iterable[_Candidate], required: Collection[str], classifier: Collection[str]
 ) -> None:
-    """Complete a candidate that lacks only the classifier from the one other prefix that holds just that."""
+    """Complete a candidate that lacks only the classifier, if exactly one other prefix holds the classifier alone."""
     missing = {name for name in required if name not in candidate.keys}
     if not missing or not missing <= set(classifier):
         return
@@ -179,33 +179,33 @@ def _choose(complete: list[_Candidate]) -> tuple[_Candidate, list[str]]:
     if other is not None:
         raise ModelError(
             f"holds several different sets of these weights, such as {first.place} and {other.place}; save the one "
-            "you mean in a file of its own"
+            "to use in a file of its own"
         )
     if not averaged:
         return first, []
     plain = next((candidate for candidate in complete if not candidate.is_averaged), None)
-    beside = f"; the plain ones ({plain.place}) are not used: to take them, save them alone" if plain else ""
-    return first, [f"averaged (EMA) weights taken: {first.place}{beside}"]
+    beside = f"; the plain ones ({plain.place}) are not used: to use them, save them alone" if plain else ""
+    return first, [f"averaged (EMA) weights used: {first.place}{beside}"]
 
 
 def _describe_partial_average(
     chosen: _Candidate, candidates: Iterable[_Candidate], required: Collection[str]
 ) -> list[str]:
-    """Say that averaged weights are there but cannot be used, as where only the parameters were averaged."""
+    """Return a note if there are averaged weights that cannot be used, because only some tensors were averaged."""
     if chosen.is_averaged:
         return []
     for candidate in candidates:
         missing = [name for name in required if name not in candidate.keys]
         if candidate.is_averaged and len(missing) < len(required) / 2:
             return [
-                f"plain weights taken: the averaged ones ({candidate.place}) lack {len(missing)} of {len(required)} "
+                f"plain weights used: the averaged ones ({candidate.place}) lack {len(missing)} of {len(required)} "
                 f"tensors, such as {_quote(missing[0])}"
             ]
     return []
 
 
 def _check_rest(chosen: _Candidate, complete: Iterable[_Candidate], expected: Collection[str]) -> list[str]:
-    """Refuse layers that the network does not have; return a note on what else was left out."""
+    """Refuse layers that the network does not have; return a note about other tensors that are left out."""
     used = {
         key
         for candidate in complete
@@ -225,8 +225,8 @@ def _check_rest(chosen: _Candidate, complete: Iterable[_Candidate], expected: Co
         is_layer = inside or (_get_leaf(key) == "weight" and len(tensor.shape) > 1)
         if own or (is_layer and not is_bookkeeping):
             raise ModelError(
-                f"holds more layers than this network, such as {_quote(key)}; is it another network, or has it another "
-                "head? Save the state dict of the classifier alone"
+                f"holds more layers than this network, such as {_quote(key)}; if it is this network with another head, "
+                "save the state dict of the classifier alone"
             )
         left_out.append(key)
     if not left_out:
@@ -238,9 +238,9 @@ def _explain_mismatch(containers: list[_Container], candidates: list[_Candidate]
     best = max(candidates, key=lambda candidate: len(candidate.keys), default=None)
     container = best.container if best else max(containers, key=lambda container: len(container.tensors))
     missing = [name for name in required if best is None or name not in best.keys]
-    where = f" (taking {best.place})" if best and best.place != "the file itself" else ""
+    where = f" (looking at {best.place})" if best and best.place != "the file itself" else ""
     lacks = f"lacks {len(missing)} of {len(required)} tensors{where}, such as {_quote(missing[0])}"
-    return f"{lacks}; it has {_list_first(container.tensors)}; expected are {_list_first(required)}"
+    return f"{lacks}; it has {_list_first(container.tensors)}; expected: {_list_first(required)}"
 
 
 def _list_first(names: Collection[str], count: int = 3) -> str:

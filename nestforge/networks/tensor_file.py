@@ -1,4 +1,4 @@
-"""Files of tensors, read without trusting them: safetensors, and torch's pickles without running what they name."""
+"""Read untrusted files of tensors: safetensors, and torch's pickles without running the code that they name."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ _MAPPING_CLASSES = (
 
 
 class _StandIn:
-    """Takes the place of an object that is not a tensor: takes any arguments and state, keeps none."""
+    """A stand-in for an object that is not a tensor: accepts any arguments and state, and keeps none."""
 
     def __init__(self, *arguments: object) -> None:
         pass
@@ -66,30 +66,33 @@ class _StandIn:
 
 
 class _MappingStandIn:
-    """Takes the place of a class that is filled like a dict."""
+    """A stand-in for a class that is filled like a dict."""
 
     def __new__(cls, *arguments: object) -> Any:
         return {}
 
 
 def read_tensor_file(path: Path) -> object:
-    """Return what a ``.safetensors`` or torch file holds: tensors of numpy or torch, in mappings.
+    """Return the content of a ``.safetensors`` or torch file: numpy or torch tensors in mappings.
 
     Raises:
-        ModelError: missing, too large, truncated, neither, or a pickle that names more than tensors and plain values.
+        ModelError: the file is missing, too large, truncated or of neither kind, or its pickle names more than tensors
+            and plain values.
     """
     if not path.is_file():
         raise ModelError(f"no checkpoint {path}; give a .pth or .safetensors file with --weights")
     if path.stat().st_size > MAX_CHECKPOINT_BYTES:
-        raise ModelError(f"{path} is over {MAX_CHECKPOINT_BYTES >> 30} GiB, too large for an image classifier")
+        raise ModelError(
+            f"{path} is over {MAX_CHECKPOINT_BYTES >> 30} GiB, too large for an image classifier; give another file"
+        )
     return _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
 
 
 def to_float32(tensor: Any, name: str) -> npt.NDArray[np.float32]:
-    """Return a floating-point tensor of numpy or torch as a contiguous float32 array; errors begin with `name`.
+    """Return a floating-point numpy or torch tensor as a contiguous float32 array; errors begin with `name`.
 
     Raises:
-        ModelError: not floating point, not dense, or not finite.
+        ModelError: the tensor is not floating point, not dense, or not finite.
     """
     if isinstance(tensor, np.ndarray):
         is_float = tensor.dtype.kind == "f"
@@ -142,6 +145,6 @@ def _read_torch(path: Path) -> object:
             f"{path} holds more than tensors (its pickle would run code) or is damaged; it was not loaded: "
             "save the bare state dict again"
         ) from error
-    except Exception as error:  # torch raises RuntimeError, EOFError, KeyError ... by where the damage lies
+    except Exception as error:  # RuntimeError, EOFError, KeyError ..., depending on where the damage is
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ModelError(f"{path} is not a readable torch checkpoint ({reason}); fetch it again") from error

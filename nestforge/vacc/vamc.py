@@ -171,7 +171,7 @@ class Plan:
 
     config: BuildConfig
     notes: tuple[str, ...]
-    assumed: Variant | None = None  # the variant whose published preprocessing is taken because none is written
+    assumed: Variant | None = None  # the variant whose published preprocessing is used because the file has none
 
 
 def read_vamc(path: Path) -> VamcFile:
@@ -238,7 +238,7 @@ def plan_build(file: VamcFile, *, engine: str = "openvino", has_bf16: bool) -> P
 
 
 def check_assumed_preprocess(plan: Plan) -> None:
-    """Refuse to take a variant's published preprocessing for a model that does not have its classes.
+    """Refuse a variant's published preprocessing for a model with another number of classes.
 
     Raises:
         ConfigError: process ops are missing, and the model's classes are not the published ones.

@@ -57,6 +57,6 @@ def test_which_of_several_weights_were_taken_is_a_warning(seven_classes: Path, t
     model = {"name": "resnest14_slim", "weights": str(seven_classes)}
     preprocess = {"ops": [{"op": "resize", "size": [48, 48]}]}
     with pytest.warns(
-        match=r"seven\.pth: averaged \(EMA\) weights taken: state_dict_ema; the plain ones \(state_dict\)"
+        match=r"seven\.pth: averaged \(EMA\) weights used: state_dict_ema; the plain ones \(state_dict\)"
     ):
         build_with({"model": model, "dtype": "fp32", "preprocess": preprocess}, tmp_path / "out")

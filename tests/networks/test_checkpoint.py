@@ -177,7 +177,7 @@ def test_averaged_weights_win_and_are_named(
     plain = {name: value + 1 for name, value in state.items()}
     torch.save(AVERAGED[layout](plain, state), tmp_path / "w.pth")
     found = check_read(tmp_path / "w.pth", weights)
-    assert found.notes[0].startswith("averaged (EMA) weights taken: ")
+    assert found.notes[0].startswith("averaged (EMA) weights used: ")
     assert ("the plain ones" in found.notes[0]) == (layout != "alone")
 
 
@@ -187,7 +187,7 @@ def test_averaged_parameters_without_statistics_are_not_used(
     ema = {name: value + 1 for name, value in state.items() if "running" not in name}
     torch.save({"state_dict": state, "state_dict_ema": ema}, tmp_path / "w.pth")
     (note,) = check_read(tmp_path / "w.pth", weights).notes
-    assert note.startswith("plain weights taken: the averaged ones (state_dict_ema) lack 46 of 129 tensors")
+    assert note.startswith("plain weights used: the averaged ones (state_dict_ema) lack 46 of 129 tensors")
 
 
 @pytest.mark.parametrize(
@@ -222,11 +222,11 @@ def test_first_names_found_and_expected_are_shown(state: State, tmp_path: Path) 
     assert str(error.value) == (
         f"{path} is not a resnest14_slim checkpoint: it lacks 129 of 129 tensors, such as 'conv1.0.weight'; "
         "it has 'features.0.weight', 'features.0.bias'; "
-        "expected are 'conv1.0.weight', 'conv1.1.weight', 'conv1.1.bias', ..."
+        "expected: 'conv1.0.weight', 'conv1.1.weight', 'conv1.1.bias', ..."
     )
     torch.save(rename({name: value for name, value in state.items() if name != "bn1.weight"}, "net."), path)
     with pytest.raises(
-        ModelError, match=r"lacks 1 of 129 tensors \(taking names under 'net\.'\), such as 'bn1\.weight'"
+        ModelError, match=r"lacks 1 of 129 tensors \(looking at names under 'net\.'\), such as 'bn1\.weight'"
     ):
         read_checkpoint(path, VARIANT)
     torch.save({f"\x1b[31m{'x' * 5000}": torch.ones(1)}, path)
