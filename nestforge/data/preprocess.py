@@ -89,7 +89,7 @@ class Resize(_Op):
 
 
 class ResizeKeepRatio(_Op):
-    """Keep the aspect ratio: cover [height, width] with as little beyond it as possible, or fit inside it.
+    """Resize with the aspect ratio kept: just cover [height, width], or fit inside it.
 
     Sides are rounded to the nearest pixel, as timm does; `Resize` of a short side rounds down, as torchvision does.
     """
@@ -109,7 +109,7 @@ class ResizeKeepRatio(_Op):
 
 
 class CenterCrop(_Op):
-    """The middle: a square of `size` pixels, or [height, width]; a smaller image is padded, as torchvision does.
+    """A centred crop: a square of `size` pixels, or [height, width]; a smaller image is padded, as torchvision does.
 
     `fill` is the RGB colour of the padding.
     """
