@@ -123,8 +123,8 @@ int64_t run_bf16(int64_t rounds) {
 // Without a dot product of bytes three instructions do its work: products summed in pairs to 16 bits, these in pairs to
 // 32 bits, and the addition. Sums of more products would not fit 16 bits, so none of the three can be saved. The peak
 // is what the loop reaches and not what the ports would allow: a CPU gives some additions to the ports that it needs
-// for products, and no kernel can prevent that. Here a0, a1, ... are products, each added a round after it was
-// computed, so that nothing waits. An addition takes one cycle: two sums are enough.
+// for products, and a kernel does not choose the ports either. Here a0, a1, ... are products, each added a round after
+// it was computed, so that nothing waits. An addition takes one cycle: two sums are enough.
 #define ADD_MULTIPLY_WIDEN(i, ADD, MULTIPLY, WIDEN)          \
     sums[i % 2] = ADD(sums[i % 2], a##i); KEEP(sums[i % 2]); \
     a##i = MULTIPLY(x, x); KEEP(a##i); KEEP(x);              \
