@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from nestforge.engines.base import Parallelism
-from nestforge.engines.machine import count_available_cores, read_machine
 from nestforge.errors import ConfigError
 from nestforge.measure.benchmark import ROUNDS, bench
-from nestforge.measure.peak import _compile_loop, measure_peak
 
 
 def test_bench_reports_what_it_did(artifacts: dict[str, Path]) -> None:
@@ -33,36 +29,3 @@ def test_settings_out_of_range(artifacts: dict[str, Path]) -> None:
     for options in ({"batch": 0}, {"streams": 0}, {"threads": 0}, {"seconds": 0.0}, {"batch": 10_000}):
         with pytest.raises(ConfigError, match="is outside"):
             bench(artifacts["fp32"], **options)  # type: ignore[arg-type]
-
-
-def test_peak_without_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("shutil.which", lambda name: None)
-    peak = measure_peak("fp32", count_available_cores())
-    assert peak is not None
-    assert peak.method == "GEMM"
-    assert peak.macs_per_second > 1e8
-    assert measure_peak("int8", 1) is None
-    assert measure_peak("fp32", 1000) is None
-
-
-MACS = {"amx_int8": 16384, "avx512_vnni": 64, "avx_vnni": 32, "avx2": 32}  # of one instruction, the widest first
-
-
-@pytest.mark.skipif(shutil.which("cc") is None or not set(MACS) & set(read_machine().flags), reason="no loop for it")
-def test_the_loop_takes_the_widest_instruction(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A share of less than the true peak would flatter: where the compiler cannot use tiles there is no peak."""
-    widest = next(MACS[flag] for flag in MACS if flag in read_machine().flags)
-    loop = _compile_loop("cc", "int8")
-    assert loop(1) == widest if loop else widest == MACS["amx_int8"]  # a compiler or system that does not know tiles
-    with_tiles = replace(read_machine(), flags=("amx_int8",))
-    monkeypatch.setattr("nestforge.measure.peak.read_machine", lambda: with_tiles)
-    loop = _compile_loop.__wrapped__("cc", "int8")
-    assert loop is None or loop(1) == MACS["amx_int8"]
-
-
-@pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler")
-def test_the_loop_is_compiled_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each library that is loaded stays in memory: a process that measures all day must not load one each time."""
-    assert measure_peak("fp32", 1) is not None
-    monkeypatch.setattr("subprocess.run", lambda *_, **__: pytest.fail("compiled again"))
-    assert measure_peak("fp32", 1) is not None
