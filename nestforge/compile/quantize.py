@@ -22,6 +22,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
+from onnx_ir.passes.common import NameFixPass
 
 from nestforge.compile.calibrate import Range
 from nestforge.compile.constants import add_initializer
@@ -119,6 +120,7 @@ def quantize_graph(
             layers += 1
         elif node.op_type in WEIGHTED_OPS:
             left.append(str(node.name))
+    NameFixPass()(model)  # a graph that was quantized before has nodes of these names
     return QuantizationSummary(activations=len(found), weighted_layers=layers, float_weighted_layers=tuple(left))
 
 
