@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import signal
@@ -32,6 +33,23 @@ def test_all_is_sorted_and_importable() -> None:
         assert getattr(nestforge, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = nestforge.nothing
+
+
+def test_every_public_function_that_is_called_exists() -> None:
+    """mypy cannot tell, because the names are imported when they are first used."""
+    root = Path(nestforge.__file__).parents[1]
+    trees = [
+        ast.parse(path.read_text())
+        for folder in ("nestforge", "benchmarks", "examples", "tests")
+        for path in (root / folder).rglob("*.py")
+    ]
+    used = {
+        node.attr
+        for node in (node for tree in trees for node in ast.walk(tree))
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "nestforge"
+    }
+    assert {"build", "evaluate"} <= used
+    assert [name for name in used - {"nothing"} if not hasattr(nestforge, name)] == []
 
 
 def test_version_and_no_arguments() -> None:

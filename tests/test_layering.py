@@ -37,7 +37,14 @@ LAYER_OF = {name: index for index, layer in enumerate(RUN_SIDE + BUILD_SIDE) for
 ROOT_ALLOWED = {"__version__"}  # what any module may import from the top-level package
 PUBLIC_API_ALLOWED = {"cli", "pages", "__main__"}  # these call the public functions by `import nestforge`
 HEAVY = {
-    "torch": {"networks/resnest.py", "engines/torch.py", "networks/checkpoint.py"},
+    "torch": {
+        "networks/resnest.py",
+        "engines/torch.py",
+        "networks/tensor_file.py",
+        "compile/timm_export.py",
+        "compile/timm_model.py",
+    },
+    "timm": {"compile/timm_model.py"},
     "nncf": set(),
     "ray": {"scale/cluster.py"},
     "pyarrow": {"data/parts.py", "scale/arrow.py", "scale/cluster.py", "scale/worker.py"},

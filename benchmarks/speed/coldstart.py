@@ -31,14 +31,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.common.report import (
-    add_output,
-    describe_command,
-    format_interval,
-    make_parser,
-    show_table,
-    write_report,
-)
+from benchmarks.common import report
 from benchmarks.speed.pipeline import PACKAGES, build_models
 from nestforge.commandline import run_command
 from nestforge.data.imagefolder import list_images
@@ -176,21 +169,21 @@ def show(measured: dict[str, Any]) -> None:
     for name, result in measured["results"].items():
         times_ms = result["times_ms"]
         spread = f"{result['median_ms']:.0f} ({min(times_ms):.0f} to {max(times_ms):.0f})"
-        rows.append((name, spread, format_interval(result["nestforge_by_this"], digits=2)))
-    show_table("one photograph, a fresh process", ("contender", "ms", "nestforge / it [95%]"), rows)
+        rows.append((name, spread, report.format_interval(result["nestforge_by_this"], digits=2)))
+    report.show_table("one photograph, a fresh process", ("contender", "ms", "nestforge / it [95%]"), rows)
     steps = [(name, f"{value:.0f}") for name, value in measured["phases_ms"].items()]
-    show_table("one process, step by step", ("step", "ms"), steps)
+    report.show_table("one process, step by step", ("step", "ms"), steps)
     sizes = [(name, f"{size / 1e6:.1f}") for name, size in measured["size_bytes"].items()]
-    show_table("on disk", ("what", "MB"), sizes)
+    report.show_table("on disk", ("what", "MB"), sizes)
 
 
 def main() -> None:
     """Build, measure, print, write."""
-    parser = make_parser(__file__, __doc__)
+    parser = report.make_parser(__file__, __doc__)
     parser.add_argument("photos", type=Path, help="folder of photographs")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--models", type=Path, help="keep the built models here, and find them here")
-    add_output(parser, "coldstart.json")
+    report.add_output(parser, "coldstart.json")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = args.models or Path(temporary) / "models"
@@ -199,9 +192,9 @@ def main() -> None:
         photo = list_images(args.photos).paths[0]
         measured = measure(artifact, peer, photo, Path(temporary), args.rounds)
     show(measured)
-    write_report(
+    report.write_report(
         args.output,
-        command=describe_command(__file__, "PHOTOS", rounds=args.rounds),
+        command=report.describe_command(__file__, "PHOTOS", rounds=args.rounds),
         packages=PACKAGES,
         rounds=args.rounds,
         **measured,

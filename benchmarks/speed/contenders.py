@@ -40,6 +40,7 @@ from nestforge.measure.interleave import Run
 from nestforge.measure.peak import Peak, measure_peak
 from nestforge.networks.zoo import get_variant
 
+MAIN_NETWORK = "resnest50"  # the one that every contender runs, with every batch
 CALIBRATION_IMAGES = 8
 SECONDS = 0.3  # per round; at least one request
 BATCHES = (1, 2, 4, 8, 16)
@@ -167,7 +168,7 @@ def compare(names: list[str], task: Task, setting: Setting, rounds: int) -> dict
 def measure(network: str, folder: Path, rounds: int) -> dict[str, Any]:
     """Measure a network: every setting, batch sizes, layer types, peaks."""
     cores = count_available_cores()
-    main = network == "resnest50"
+    main = network == MAIN_NETWORK
     task = Task(network, folder)
     names = [name for name, contender in CONTENDERS.items() if main or contender.large]
     before = measure_peaks(cores)

@@ -168,7 +168,7 @@ def measure_cost(artifact: Path, dataset: Path, count: int = 64, rounds: int = 5
         "ms_per_image": times_ms,
         "mean_file_bytes": statistics.mean(path.stat().st_size for path in paths),
         "pixels_bytes": pixels[0].nbytes,
-        "images": count,
+        "images": len(paths),
         "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10,
         "driver_us_per_row": measure_driver(),
     }

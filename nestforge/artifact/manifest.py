@@ -27,6 +27,24 @@ class FileRecord(_Record):
     size_bytes: int
 
 
+ScoreKind = Literal["logits", "probabilities", "log_probabilities", "sigmoid"]
+
+
+class ModelInterface(_Record):
+    """What the source model takes and gives; the artifact takes (B, 3, H, W) float32 and gives (B, classes) float32.
+
+    `output_shape` is that for one batch. `widened` lists the float types that became float32.
+    """
+
+    input_layout: Literal["NCHW", "NHWC", "CHW", "HWC"]
+    input_dtype: str
+    input_channels: int
+    output: str
+    output_shape: tuple[int, ...]
+    unused_outputs: tuple[str, ...] = ()
+    widened: tuple[str, ...] = ()
+
+
 class Parity(_Record):
     """The built model against its float32 source on the same images.
 
@@ -138,8 +156,9 @@ class Manifest(_Record):
     classes: int
     height: int
     width: int
-    fixed_batch: int | None
-    gives_probabilities: bool
+    fixed_batch: int | None  # declared by the model, or found by running it
+    interface: ModelInterface
+    scores: ScoreKind  # of the artifact
     kernel_macs: int
     inputs: dict[str, FileRecord]
     outputs: dict[str, FileRecord]

@@ -29,10 +29,12 @@ def models(json: JsonOption = None) -> None:
 
 
 def export(
-    model: Annotated[str, typer.Argument(help="A name that 'nestforge models' lists.", show_default=False)],
+    model: Annotated[
+        str, typer.Argument(help="A name that 'nestforge models' lists, or timm:NAME.", show_default=False)
+    ],
     weights: Annotated[Path | None, typer.Option(help="Checkpoint; default: the authors', downloaded once.")] = None,
     size: Annotated[
-        int | None, typer.Option(help="Square input size to count and check; default: the variant's.")
+        int | None, typer.Option(help="Square input size to count and check; default: the model's own.")
     ] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="ONNX file, replaced if it exists; default: MODEL.onnx.")
@@ -40,7 +42,7 @@ def export(
     seed: Annotated[int | None, typer.Option(help="Reproducible random weights instead of a checkpoint.")] = None,
     json: JsonOption = None,
 ) -> None:
-    """Export a checkpoint to ONNX and compare it with the torch module."""
+    """Export a checkpoint, or any classifier of timm, to ONNX and compare it with the torch module."""
     from nestforge.tables.networks import show_export
 
     result = nestforge.export(model, weights=weights, size=size, output=output, seed=seed, progress=show_bars)
@@ -72,7 +74,7 @@ def build(
     show_config(resolved, make_stderr())
     result = nestforge.build(resolved, overwrite=overwrite, progress=show_bars)
     if explain:
-        result = replace(result, explanation=nestforge.accuracy_build(result.artifact, progress=show_bars))
+        result = replace(result, explanation=nestforge.explain_build(result.artifact, progress=show_bars))
     emit(result, show_build, json)
 
 

@@ -28,10 +28,10 @@ from nestforge.artifact.manifest import (
 from nestforge.compile.images import BuildImages
 from nestforge.compile.onnxfile import serialize
 from nestforge.compile.plan import Prepared, prepare
-from nestforge.compile.source import load_source
+from nestforge.compile.source import Source, load_source, read_config_labels
 from nestforge.compile.warnings import describe_layers, find_warnings
 from nestforge.config import BuildConfig
-from nestforge.data.imagefolder import format_label, read_imagenet_labels, read_labels
+from nestforge.data.imagefolder import format_label
 from nestforge.engines import get_engine
 from nestforge.engines.base import Engine, Kernel, Session
 from nestforge.engines.machine import read_machine
@@ -116,14 +116,15 @@ def build_artifact(
         manifest = Manifest(
             format=1,
             name=source.name,
-            config=config,
+            config=_complete(config, source),
             preprocess=source.preprocess,
             preprocess_sha256=source.preprocess.sha256,
             classes=source.classifier.num_classes,
             height=source.height,
             width=source.width,
             fixed_batch=source.classifier.fixed_batch,
-            gives_probabilities=source.classifier.gives_probabilities,
+            interface=source.classifier.interface,
+            scores=source.scores,
             kernel_macs=prepared.kernel_macs,
             inputs=source.inputs | _record_labels(config) | prepared.images.inputs,
             outputs={path.name: record_file(path) for path in sorted(folder.iterdir())},
@@ -155,10 +156,15 @@ def build_artifact(
     )
 
 
+def _complete(config: BuildConfig, source: Source) -> BuildConfig:
+    """Return the build with the mean and std that the model's own input asked for, so that it can be built again."""
+    return config if config.preprocess is None else config.model_copy(update={"preprocess": source.preprocess})
+
+
 def read_label_lines(config: BuildConfig, num_classes: int) -> list[str]:
-    if config.labels is None:
+    labels = read_config_labels(config)
+    if labels is None:
         return []
-    labels = read_imagenet_labels() if config.labels == "imagenet" else read_labels(Path(config.labels))
     if len(labels) != num_classes:
         raise DataError(f"labels {config.labels!r} has {len(labels)} lines but the model has {num_classes} classes")
     return [format_label(label) for label in labels]

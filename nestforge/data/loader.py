@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -85,7 +85,7 @@ def load_batch(files: Sequence[tuple[int, File]], load: LoadImage[File]) -> tupl
 
 def map_in_order(
     items: Iterable[Item], function: Callable[[Item], Outcome], *, ahead: int, workers: int
-) -> Iterator[Outcome]:
+) -> Generator[Outcome, None, None]:
     """Yield the results of `function` in order; threads run at most `ahead` items ahead of the reader."""
     waiting: deque[Future[Outcome]] = deque()
     with ThreadPoolExecutor(workers, thread_name_prefix="pipeline") as pool:

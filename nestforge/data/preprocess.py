@@ -23,9 +23,18 @@ from nestforge.errors import ConfigError, DataError
 ImageHWC = npt.NDArray[np.uint8]  # (H, W, 3) RGB
 
 MAX_PIXELS = 178_956_970  # Pillow's own limit for "decompression bombs", applied to every image
-_RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
-Interpolation = Literal["bilinear", "bicubic"]
+_RESAMPLING = {
+    "nearest": Image.Resampling.NEAREST,
+    "box": Image.Resampling.BOX,
+    "bilinear": Image.Resampling.BILINEAR,
+    "hamming": Image.Resampling.HAMMING,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+Interpolation = Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"]
 Side = Annotated[int, Field(ge=1, le=8192, strict=True)]
+Level = Annotated[int, Field(ge=0, le=255, strict=True)]
+BLACK = (0, 0, 0)
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -72,36 +81,70 @@ class Resize(_Op):
         else:
             short, long = sorted(image.size)
             scaled = int(self.size * long / short)
-            if scaled > MAX_PIXELS // self.size:
-                raise DataError(f"resizing {image.size[0]}x{image.size[1]} to a short side of {self.size} is too large")
             width, height = (self.size, scaled) if image.size[0] <= image.size[1] else (scaled, self.size)
-        return image.resize((width, height), _RESAMPLING[self.interpolation])
+        return _resize(image, width, height, self.interpolation)
 
     def output_size(self, size: tuple[int, int] | None) -> tuple[int, int] | None:
         return self.size if isinstance(self.size, tuple) else None
 
 
-class CenterCrop(_Op):
-    """A centred square of `size` pixels; a smaller image is padded with black, as torchvision does."""
+class ResizeKeepRatio(_Op):
+    """Keep the aspect ratio: cover [height, width] with as little beyond it as possible, or fit inside it.
 
-    op: Literal["center_crop"] = "center_crop"
-    size: Side
+    Sides are rounded to the nearest pixel, as timm does; `Resize` of a short side rounds down, as torchvision does.
+    """
+
+    op: Literal["resize_keep_ratio"] = "resize_keep_ratio"
+    size: tuple[Side, Side]
+    fit: Literal["cover", "inside"]
+    interpolation: Interpolation = "bilinear"
 
     def apply(self, image: Image.Image) -> Image.Image:
-        width, height = image.size
-        if width < self.size or height < self.size:
-            left, top = max(self.size - width, 0) // 2, max(self.size - height, 0) // 2
-            padded = Image.new("RGB", (max(width, self.size), max(height, self.size)))
-            padded.paste(image, (left, top))
-            image, (width, height) = padded, padded.size
-        top, left = round((height - self.size) / 2.0), round((width - self.size) / 2.0)
-        return image.crop((left, top, left + self.size, top + self.size))
+        ratios = image.height / self.size[0], image.width / self.size[1]
+        ratio = min(ratios) if self.fit == "cover" else max(ratios)
+        return _resize(image, round(image.width / ratio), round(image.height / ratio), self.interpolation)
 
     def output_size(self, size: tuple[int, int] | None) -> tuple[int, int] | None:
-        return self.size, self.size
+        return None
 
 
-GeometryOp = Annotated[ECenterCrop | Resize | CenterCrop, Field(discriminator="op")]
+class CenterCrop(_Op):
+    """The middle: a square of `size` pixels, or [height, width]; a smaller image is padded, as torchvision does.
+
+    `fill` is the RGB colour of the padding.
+    """
+
+    op: Literal["center_crop"] = "center_crop"
+    size: Side | tuple[Side, Side]
+    fill: tuple[Level, Level, Level] = BLACK
+
+    def apply(self, image: Image.Image) -> Image.Image:
+        height, width = self.size_hw
+        if image.width < width or image.height < height:
+            left, top = max(width - image.width, 0) // 2, max(height - image.height, 0) // 2
+            padded = Image.new("RGB", (max(width, image.width), max(height, image.height)), self.fill)
+            padded.paste(image, (left, top))
+            image = padded
+        top, left = round((image.height - height) / 2.0), round((image.width - width) / 2.0)
+        return image.crop((left, top, left + width, top + height))
+
+    @property
+    def size_hw(self) -> tuple[int, int]:
+        return self.size if isinstance(self.size, tuple) else (self.size, self.size)
+
+    def output_size(self, size: tuple[int, int] | None) -> tuple[int, int] | None:
+        return self.size_hw
+
+
+def _resize(image: Image.Image, width: int, height: int, interpolation: Interpolation) -> Image.Image:
+    if width * height > MAX_PIXELS or not width * height:
+        raise DataError(
+            f"resizing {image.width}x{image.height} to {width}x{height} is too {'large' if width * height else 'thin'}"
+        )
+    return image.resize((width, height), _RESAMPLING[interpolation])
+
+
+GeometryOp = Annotated[ECenterCrop | Resize | ResizeKeepRatio | CenterCrop, Field(discriminator="op")]
 Triple = tuple[float, float, float]
 
 
@@ -134,16 +177,28 @@ class Preprocess(BaseModel):
     def sha256(self) -> str:
         """Hash of the canonical JSON of this description."""
         data = self.model_dump(mode="json")
+        # descriptions from before a key keep their hash
         if self.channels == "rgb":
-            del data["channels"]  # so that descriptions older than this key keep their hash
+            del data["channels"]
+        for op in data["ops"]:
+            if op.get("fill") == list(BLACK):
+                del op["fill"]
         text = json.dumps(data, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
 
     def describe(self) -> str:
         """Return a description in one line."""
-        names = {"ecenter_crop": "ECenterCrop", "resize": "resize", "center_crop": "centre crop"}
+        names = {
+            "ecenter_crop": "ECenterCrop",
+            "resize": "resize",
+            "resize_keep_ratio": "resize",
+            "center_crop": "centre crop",
+        }
         steps = [
-            f"{names[op.op]} {op.size}" + (f" {op.interpolation}" if not isinstance(op, CenterCrop) else "")
+            f"{names[op.op]} {op.size}"
+            + (f" {op.fit}" if isinstance(op, ResizeKeepRatio) else "")
+            + (f" {op.interpolation}" if not isinstance(op, CenterCrop) else "")
+            + (f" on {op.fill}" if isinstance(op, CenterCrop) and op.fill != BLACK else "")
             for op in self.ops
         ]
         return " -> ".join([self.channels.upper(), *steps, f"mean {list(self.mean)} std {list(self.std)}"])

@@ -70,7 +70,7 @@ def open_source(source: str | Path, *, limit: int | None = None) -> Source:
 
 
 def open_images(images: Sequence[str | Path]) -> Source:
-    """List image files, and whatever else `open_source` takes, in the order given.
+    """List image files, and anything else that `open_source` takes, in the order given.
 
     Raises:
         DataError, NestForgeError: as `open_source`.
@@ -144,7 +144,7 @@ def _list_shards(url: str) -> list[str]:
     if path.is_dir():
         inside = [entry for entry in path.iterdir() if not entry.name.startswith(".")]
         if any(entry.is_dir() or entry.suffix.lower() in SUFFIXES for entry in inside):
-            return []  # a folder of images, whatever shards are among them
+            return []  # a folder of images, even if there are shards among them
         return _choose_shards(str(entry.absolute()) for entry in inside)
     if glob.has_magic(path.name) and not path.exists():
         shards = _choose_shards(str(match.absolute()) for match in path.parent.glob(path.name))

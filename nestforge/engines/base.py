@@ -122,12 +122,16 @@ class Engine(Protocol):
 def run_padded(
     images_nchw: Images, settings: Settings, infer: Callable[[Images], dict[str, npt.NDArray[np.float32]]]
 ) -> dict[str, npt.NDArray[np.float32]]:
-    """Run 1 to B images in a session compiled for exactly B: pad the batch, and cut the outputs to the images given."""
+    """Run 1 to B images in a session compiled for exactly B: pad the batch, and cut the outputs to the images given.
+
+    Where B are given, outputs that do not begin with a batch, such as shapes, stay whole.
+    """
     count = len(images_nchw)
     expected = (settings.channels, settings.height, settings.width)
     if not 1 <= count <= settings.batch or images_nchw.shape[1:] != expected:
         raise EngineError(f"session takes 1 to {settings.batch} images of {expected}, not {images_nchw.shape}")
-    if count < settings.batch:
-        padding = np.zeros((settings.batch - count, *expected), np.float32)
-        images_nchw = np.concatenate([images_nchw, padding])
-    return {name: value[:count] if value.ndim else value for name, value in infer(images_nchw).items()}
+    if count == settings.batch:
+        return infer(images_nchw)
+    padding = np.zeros((settings.batch - count, *expected), np.float32)
+    outputs = infer(np.concatenate([images_nchw, padding]))
+    return {name: value[:count] if value.ndim else value for name, value in outputs.items()}

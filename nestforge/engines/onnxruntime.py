@@ -42,7 +42,7 @@ def _make_options(settings: Settings) -> onnxruntime.SessionOptions:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = max(1, settings.threads // settings.streams)
     options.inter_op_num_threads = 1
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # what fails is raised, and not also printed
     return options
 
 

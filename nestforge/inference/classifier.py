@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Union, overload
@@ -17,11 +18,12 @@ from nestforge.data.imagefolder import Label
 from nestforge.data.images import AnyImage, EncodedImage, PixelImage
 from nestforge.data.loader import Unreadable
 from nestforge.data.preprocess import load_image
-from nestforge.engines.base import Parallelism, Session
+from nestforge.engines.base import Images, Logits, Parallelism, Session
 from nestforge.errors import DataError, NestForgeError
 from nestforge.files import StrPath
 from nestforge.inference.pipeline import choose_parallelism, run_in_order
-from nestforge.inference.topk import TopK, select_top_k, softmax
+from nestforge.inference.scores import probabilities_from_scores
+from nestforge.inference.topk import TopK, select_top_k
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -67,9 +69,7 @@ class Classifier:
         """
         self.artifact = artifact
         self.parallelism = parallelism
-        self._session: Session | None = artifact.open_session(parallelism)
-        self._running = 0
-        self._changed = threading.Condition()
+        self._gate = _Gate(artifact.open_session(parallelism), str(artifact.folder))
 
     @overload
     def __call__(self, images: ImageLike, *, top: int = 5) -> Prediction: ...  # type: ignore[overload-overlap]
@@ -88,9 +88,10 @@ class Classifier:
             EngineError: the engine failed twice.
             NestForgeError: the classifier is closed.
         """
-        if isinstance(images, Sequence) and not isinstance(images, str | bytes | bytearray | memoryview):
-            return self._predict([_wrap_image(image, index) for index, image in enumerate(images)], top)
-        [prediction] = self._predict([_wrap_image(images, 0)], top)
+        with self._gate.hold():
+            if isinstance(images, Sequence) and not isinstance(images, str | bytes | bytearray | memoryview):
+                return self._predict([_wrap_image(image, index) for index, image in enumerate(images)], top)
+            [prediction] = self._predict([_wrap_image(images, 0)], top)
         if prediction.error is not None:
             raise DataError(prediction.error)
         return prediction
@@ -105,7 +106,7 @@ class Classifier:
                 found[item.index] = name_classes(image, item, self.artifact.labels)
         return [found[index] for index in range(len(files))]
 
-    def classify(self, files: Iterable[AnyImage], *, top: int = 5) -> Iterator[TopK | Unreadable]:
+    def classify(self, files: Iterable[AnyImage], *, top: int = 5) -> Generator[TopK | Unreadable, None, None]:
         """Yield a `TopK` or an `Unreadable` for every image file of a stream of any length, in bounded memory.
 
         Predictions come in order; an `Unreadable` may come before predictions of earlier images.
@@ -113,41 +114,83 @@ class Classifier:
         Raises:
             ConfigError: `top` below 1.
             EngineError: the engine failed twice.
-            NestForgeError: the classifier is closed.
+            NestForgeError: the classifier is closed, or was closed before the end of the stream.
         """
         check_range("top", top, 1, 1 << 30)
         manifest = self.artifact.manifest
-        with self._changed:
-            session = self._session
-            if session is None:
-                raise NestForgeError(f"the classifier of {self.artifact.folder} is closed; load it again")
-            self._running += 1
-        try:
-            for item in run_in_order(
-                session, files, lambda file: load_image(file, manifest.preprocess), classes=manifest.classes
-            ):
+        outputs = run_in_order(
+            self._gate, files, lambda file: load_image(file, manifest.preprocess), classes=manifest.classes
+        )
+        with closing(outputs):  # before anything else: an engine must not be closed while a request runs
+            for item in outputs:
                 if isinstance(item, Unreadable):
                     yield item
                     continue
-                probabilities = item.logits if manifest.gives_probabilities else softmax(item.logits)
+                probabilities = probabilities_from_scores(item.logits, manifest.scores)
                 yield from select_top_k(item.logits, probabilities, top, indices=item.indices)
-        finally:
-            with self._changed:
-                self._running -= 1
-                self._changed.notify_all()
 
     def close(self) -> None:
-        """Wait for calls that run, and release the model; later calls are refused. Closing again does nothing."""
-        with self._changed:
-            self._session, session = None, self._session
-            self._changed.wait_for(lambda: not self._running)
-        del session
+        """Wait for calls that run, and release the model; later calls are refused. Closing again does nothing.
+
+        A stream of `classify` that has not ended is refused its next images.
+        """
+        self._gate.close()
 
     def __enter__(self) -> Classifier:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+class _Gate:
+    """A session that can be closed while threads use it: who is inside finishes, who comes later is refused."""
+
+    def __init__(self, session: Session, name: str) -> None:
+        self.settings = session.settings
+        self._session: Session | None = session
+        self._name = name
+        self._holders = self._requests = 0
+        self._closing = False
+        self._changed = threading.Condition()
+
+    def run(self, images_nchw: Images) -> Logits:
+        """Run a request, as `Session.run` does."""
+        with self._changed:
+            session = self._session
+            if session is None:
+                raise self._make_error()
+            self._requests += 1
+        try:
+            return session.run(images_nchw)
+        finally:
+            with self._changed:
+                self._requests -= 1
+                self._changed.notify_all()
+
+    @contextmanager
+    def hold(self) -> Iterator[None]:
+        """Keep the session open for several requests."""
+        with self._changed:
+            if self._closing:
+                raise self._make_error()
+            self._holders += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._holders -= 1
+                self._changed.notify_all()
+
+    def close(self) -> None:
+        with self._changed:
+            self._closing = True
+            self._changed.wait_for(lambda: not self._holders)
+            self._session = None
+            self._changed.wait_for(lambda: not self._requests)
+
+    def _make_error(self) -> NestForgeError:
+        return NestForgeError(f"the classifier of {self._name} is closed; load it again")
 
 
 def name_classes(image: str, found: TopK, labels: Sequence[Label]) -> Prediction:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
+from contextlib import closing
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
 from nestforge.artifact.artifact import Artifact
 from nestforge.data.loader import File, LoadImage, Unreadable, load_batch, map_in_order, split_batches
-from nestforge.engines.base import Images, Logits, Parallelism, Session
+from nestforge.engines.base import Images, Logits, Parallelism, Settings
 from nestforge.engines.machine import count_available_cores
 from nestforge.errors import EngineError
 
@@ -45,14 +47,23 @@ def choose_parallelism(artifact: Artifact, images: int | None, *, threads: int |
     return Parallelism(batch=artifact.choose_batch(batch), streams=streams, threads=cores)
 
 
+class Requests(Protocol):
+    """What the pipeline needs of a session."""
+
+    @property
+    def settings(self) -> Settings: ...
+
+    def run(self, images_nchw: Images) -> Logits: ...
+
+
 def run_in_order(
-    session: Session,
+    session: Requests,
     files: Iterable[File],
     load: LoadImage[File],
     *,
     workers: int | None = None,
     classes: int | None = None,
-) -> Iterator[Outputs | Unreadable]:
+) -> Generator[Outputs | Unreadable, None, None]:
     """Yield the outputs of all images in order, one batch of the session at a time.
 
     Each of the `workers` (by default as many as cores, and at least one per stream) loads a batch and waits for its
@@ -80,13 +91,14 @@ def run_in_order(
         return Outputs(indices=loaded.indices, logits=run(loaded.images_nchw)), unreadable
 
     batches = split_batches(files, session.settings.batch)
-    for outputs, unreadable in map_in_order(batches, work, ahead=2 * workers, workers=workers):
-        yield from unreadable
-        if outputs is not None:
-            yield outputs
+    with closing(map_in_order(batches, work, ahead=2 * workers, workers=workers)) as results:
+        for outputs, unreadable in results:
+            yield from unreadable
+            if outputs is not None:
+                yield outputs
 
 
-def _run_once(session: Session, images_nchw: Images, classes: int | None) -> Logits:
+def _run_once(session: Requests, images_nchw: Images, classes: int | None) -> Logits:
     scores = session.run(images_nchw)
     if scores.ndim != 2 or len(scores) != len(images_nchw) or (classes is not None and scores.shape[1] != classes):
         raise EngineError(f"the model gave {scores.shape} scores for {len(images_nchw)} images of {classes} classes")

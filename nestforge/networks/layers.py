@@ -109,18 +109,19 @@ def count_parameters(variant: Variant, *, num_classes: int | None = None) -> int
     return sum(math.prod(shape) for name, shape in shapes.items() if name.endswith((".weight", ".bias")))
 
 
-def count_kernel_macs(variant: Variant, *, image_size: int | None = None) -> int:
+def count_kernel_macs(variant: Variant, *, image_size: int | None = None, num_classes: int | None = None) -> int:
     """Return the multiply-accumulates that convolution and linear kernels execute for one image."""
-    return sum(layer.kernel_macs for layer in list_layers(variant, image_size=image_size))
+    layers = list_layers(variant, image_size=image_size, num_classes=num_classes)
+    return sum(layer.kernel_macs for layer in layers)
 
 
-def count_macs(variant: Variant, *, image_size: int | None = None) -> int:
+def count_macs(variant: Variant, *, image_size: int | None = None, num_classes: int | None = None) -> int:
     """Return the MACs for one image as thop 0.1.1 counts them, the convention of published tables.
 
     It adds to the kernels' MACs four for each output value of a batch norm and one for each of an average pool.
     """
     weight = {"norm": 4, "average_pool": 1}
-    layers = list_layers(variant, image_size=image_size)
+    layers = list_layers(variant, image_size=image_size, num_classes=num_classes)
     return sum(layer.kernel_macs + weight.get(layer.kind, 0) * layer.elements for layer in layers)
 
 

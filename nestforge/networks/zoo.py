@@ -39,7 +39,7 @@ class Variant:
 
     @property
     def weights_url(self) -> str | None:
-        """Address of the official checkpoint, or None where there is none."""
+        """Address of the official checkpoint, or None if there is none."""
         if self.sha256_prefix is None:
             return None
         return WEIGHTS_URL.format(name=self.name, sha256_prefix=self.sha256_prefix)

@@ -105,8 +105,8 @@ class _Local:
                 chosen = choose_parallelism(artifact, remaining, threads=self._threads)
                 classifier = Classifier(artifact, chosen)
             samples = (sample for sample in number_samples(enumerate(source.parts)) if sample[:2] not in done)
-            with classifier:
-                for row in classify_samples(classifier, samples, request):
+            with classifier, contextlib.closing(classify_samples(classifier, samples, request)) as rows:
+                for row in rows:
                     if tally.add(row):
                         yield row
         tally.check_complete()

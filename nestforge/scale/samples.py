@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 
 from nestforge.artifact.manifest import Manifest
@@ -37,7 +38,9 @@ def number_samples(parts: Iterable[tuple[int, Part]]) -> Iterator[NumberedSample
             yield number, position, sample
 
 
-def classify_samples(classifier: Classifier, samples: Iterable[NumberedSample], request: Request) -> Iterator[Row]:
+def classify_samples(
+    classifier: Classifier, samples: Iterable[NumberedSample], request: Request
+) -> Generator[Row, None, None]:
     """Yield one row for every sample; memory does not grow with their number.
 
     Rows come in order, except that one with an `error` may come before rows of earlier samples.
@@ -47,20 +50,21 @@ def classify_samples(classifier: Classifier, samples: Iterable[NumberedSample], 
         EngineError: the engine failed twice.
     """
     admission = _Admission(classifier.artifact.manifest, classifier.artifact.labels, request)
-    for item in classifier.classify(admission.admit(samples), top=request.top):
-        yield from admission.take_rejected()
-        part, position, key, truth = admission.pop(item.index)
-        if isinstance(item, Unreadable):
-            yield Row(part=part, position=position, key=key, truth=truth, error=item.reason)
-        else:
-            yield Row(
-                part=part,
-                position=position,
-                key=key,
-                truth=truth,
-                classes=item.classes,
-                probabilities=item.probabilities,
-            )
+    with closing(classifier.classify(admission.admit(samples), top=request.top)) as found:
+        for item in found:
+            yield from admission.take_rejected()
+            part, position, key, truth = admission.pop(item.index)
+            if isinstance(item, Unreadable):
+                yield Row(part=part, position=position, key=key, truth=truth, error=item.reason)
+            else:
+                yield Row(
+                    part=part,
+                    position=position,
+                    key=key,
+                    truth=truth,
+                    classes=item.classes,
+                    probabilities=item.probabilities,
+                )
     yield from admission.take_rejected()
 
 

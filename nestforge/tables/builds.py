@@ -100,6 +100,29 @@ def show_manifest(manifest: Manifest, console: Console) -> None:
     console.print(make_pairs_table("artifact", list_manifest_rows(manifest)))
 
 
+def describe_input(manifest: Manifest) -> str:
+    """Write what the source model takes; the artifact itself takes NCHW float32 in three channels."""
+    interface, batch = manifest.interface, manifest.fixed_batch
+    kind = "grey images" if interface.input_channels == 1 else "images"
+    size = "any batch" if batch is None else f"batches of {batch} alone"
+    widened = f"; {', '.join(interface.widened)} became float32" if interface.widened else ""
+    return f"{kind}, {interface.input_layout} {interface.input_dtype}, {size}{widened}"
+
+
+def describe_output(manifest: Manifest) -> str:
+    """Write which output of the source model classifies, and what the artifact's scores are."""
+    interface = manifest.interface
+    names = {
+        "logits": "logits",
+        "probabilities": "probabilities that add up to 1",
+        "log_probabilities": "logarithms of probabilities",
+        "sigmoid": "a probability for each class by itself",
+    }
+    unused = f"; not used: {', '.join(interface.unused_outputs)}" if interface.unused_outputs else ""
+    shape = ", ".join(map(str, interface.output_shape))
+    return f"{interface.output} ({shape}), scores are {names[manifest.scores]}{unused}"
+
+
 def list_manifest_rows(manifest: Manifest) -> list[tuple[str, str]]:
     """Return the content of a manifest as names and values; a name may come several times."""
     config, parity, quantization = manifest.config, manifest.parity, manifest.quantization
@@ -109,9 +132,11 @@ def list_manifest_rows(manifest: Manifest) -> list[tuple[str, str]]:
             f"{manifest.name}, {manifest.classes} classes, {manifest.height}x{manifest.width}, "
             f"{format_macs(manifest.kernel_macs)}",
         ),
+        ("source takes", describe_input(manifest)),
+        ("source gives", describe_output(manifest)),
         ("engine, dtype", f"{config.engine}, {config.dtype}"),
         ("preprocessing", manifest.preprocess.describe()),
-        ("preprocessing sha256", manifest.preprocess_sha256),
+        ("sha256", manifest.preprocess_sha256),
         (
             "parity",
             f"cosine {parity.cosine:.6f}, max abs {parity.max_abs:.4g}, top-1 agreement "

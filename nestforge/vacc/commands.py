@@ -49,7 +49,9 @@ def export_official(
 ) -> None:
     """Export an official ResNeSt checkpoint to ONNX; print parameters, MACs and the vendor guide's flops(G)."""
     from nestforge.compile.export import export
+    from nestforge.networks.zoo import get_variant
 
+    get_variant(model_name)
     try:
         save_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -62,11 +64,18 @@ def export_official(
         seed=seed,
         progress=show_bars,
     )
+    assert result.macs is not None  # a variant has both
+    assert result.vendor_gflops is not None
     print(f"{result.path}: {result.model} at {result.size}x{result.size}, weights from {result.source}")
     print(f"MACs(G): {result.macs / 1e9:.3f}  (convolutions and linear layers alone: {result.kernel_macs / 1e9:.3f})")
     print(f"flops(G): {result.vendor_gflops:.3f}  (vendor guide: MACs x 2 / 0.9e9)")
     print(f"params(M): {result.params / 1e6:.3f}")
-    print(f"convert ok! largest relative difference to torch: {result.max_relative_difference:.1e}")
+    for note in result.notes:
+        print(f"note: {note}")
+    print(
+        f"convert ok! largest relative difference to torch in float64: {result.max_relative_difference:.1e} "
+        f"(torch's own float32: {result.max_torch_float32_difference:.1e})"
+    )
 
 
 @converter.command()
@@ -101,11 +110,12 @@ def build_vacc(
     from nestforge.builder import build
     from nestforge.engines import get_engine
     from nestforge.tables.builds import show_build
-    from nestforge.vacc.vamc import plan_build, read_vamc
+    from nestforge.vacc.vamc import check_assumed_preprocess, plan_build, read_vamc
 
     plan = plan_build(read_vamc(file), has_bf16=get_engine("openvino").supports("bf16"))
     for note in plan.notes:
         print(f"note: {note}", file=sys.stderr)
+    check_assumed_preprocess(plan)
     result = build(plan.config, overwrite=overwrite, progress=show_bars)
     _show(result, show_build)
 

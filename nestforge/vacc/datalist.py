@@ -17,7 +17,7 @@ from nestforge.data.loader import Unreadable, UnreadableImage
 from nestforge.errors import ConfigError, NestForgeError
 from nestforge.files import atomic_write, read_small_file, remove_leftovers
 from nestforge.inference.pipeline import run_in_order
-from nestforge.inference.topk import softmax
+from nestforge.inference.scores import probabilities_from_scores
 from nestforge.progress import Progress, no_progress
 from nestforge.vacc.npz import OUTPUT_KEY, RUN_FILE, hash_list, read_datalist, read_image_npz, write_npz
 from nestforge.vacc.vamp import VampSettings
@@ -125,7 +125,7 @@ def _run_share(share: _Share) -> Iterator[tuple[int, str | None]]:
         if isinstance(item, Unreadable):
             yield share.indices[item.index], item.reason
             continue
-        rows: npt.NDArray[np.floating] = item.logits if artifact.manifest.gives_probabilities else softmax(item.logits)
+        rows = probabilities_from_scores(item.logits, artifact.manifest.scores)
         for position, row in zip(item.indices, rows, strict=True):
             index = share.indices[position]
             write_npz(share.output / name_result(index, share.total), OUTPUT_KEY, row.astype(np.float32))

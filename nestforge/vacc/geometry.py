@@ -14,7 +14,14 @@ import numpy as np
 import numpy.typing as npt
 
 from nestforge.artifact.manifest import Manifest
-from nestforge.data.preprocess import CenterCrop, ECenterCrop, Preprocess, Resize, make_reference_preprocess
+from nestforge.data.preprocess import (
+    CenterCrop,
+    ECenterCrop,
+    Preprocess,
+    Resize,
+    ResizeKeepRatio,
+    make_reference_preprocess,
+)
 from nestforge.networks.zoo import VARIANTS
 from nestforge.vacc.vdsp import Vdsp, check_output_size, read_vdsp
 
@@ -61,9 +68,15 @@ def describe_preprocess(preprocess: Preprocess) -> InputView:
             scale_x, scale_y = scale_x * new_width / width, scale_y * new_height / height
             width, height = new_width, new_height
             filters.append(op.interpolation)
+        elif isinstance(op, ResizeKeepRatio):
+            ratios = height / op.size[0], width / op.size[1]
+            ratio = min(ratios) if op.fit == "cover" else max(ratios)
+            scale_x, scale_y = scale_x / ratio, scale_y / ratio
+            width, height = width / ratio, height / ratio
+            filters.append(op.interpolation)
         else:
             assert isinstance(op, CenterCrop)
-            width, height = min(width, op.size), min(height, op.size)
+            width, height = min(width, op.size_hw[1]), min(height, op.size_hw[0])
     mean, std = (np.array(values)[:, None] for values in (preprocess.mean, preprocess.std))
     return InputView(
         short_side=height / scale_y / PHOTO_HEIGHT,

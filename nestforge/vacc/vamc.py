@@ -16,7 +16,7 @@ from nestforge.config import (
 )
 from nestforge.data.preprocess import CenterCrop, GeometryOp, Preprocess, Resize, make_reference_preprocess
 from nestforge.errors import ConfigError
-from nestforge.networks.zoo import VARIANTS
+from nestforge.networks.zoo import VARIANTS, Variant
 from nestforge.schema import parse, read_yaml
 
 Side = Annotated[int, Field(ge=1, le=8192)]
@@ -171,6 +171,7 @@ class Plan:
 
     config: BuildConfig
     notes: tuple[str, ...]
+    assumed: Variant | None = None  # the variant whose published preprocessing is taken because none is written
 
 
 def read_vamc(path: Path) -> VamcFile:
@@ -232,7 +233,35 @@ def plan_build(file: VamcFile, *, engine: str = "openvino", has_bf16: bool) -> P
         preprocess=preprocess,
         append_softmax=bool(file.graph and file.graph.extra_ops and file.graph.extra_ops.type == "softmax"),
     )
-    return Plan(config=config, notes=tuple(notes))
+    is_written = file.dataset is not None and bool(file.dataset.process_ops)
+    return Plan(config=config, notes=tuple(notes), assumed=None if is_written else VARIANTS[file.name])
+
+
+def check_assumed_preprocess(plan: Plan) -> None:
+    """Refuse to take a variant's published preprocessing for a model that does not have its classes.
+
+    Raises:
+        ConfigError: process ops are missing, and the model's classes are not the published ones.
+        ModelError: the model cannot be read.
+    """
+    from nestforge.compile.classifier import adapt_classifier
+    from nestforge.compile.onnxfile import read_onnx
+    from nestforge.networks.checkpoint import read_checkpoint
+
+    if plan.assumed is None:
+        return
+    model = plan.config.model
+    if model.onnx is not None:
+        classes = adapt_classifier(read_onnx(Path(model.onnx))).num_classes
+    else:
+        classes = len(read_checkpoint(Path(str(model.weights)), plan.assumed)["fc.bias"])
+    if classes != plan.assumed.num_classes:
+        raise ConfigError(
+            f"{model.onnx or model.weights} has {classes} classes but {plan.assumed.name} was published with "
+            f"{plan.assumed.num_classes}: write dataset.process_ops, such as [{{type: DecodeImage}}, "
+            "{type: Resize, size: [64, 64]}, {type: Normalize, mean: [0.485, 0.456, 0.406], "
+            "std: [0.229, 0.224, 0.225]}, {type: ToTensor}]"
+        )
 
 
 def _list_hardware_keys(file: VamcFile) -> list[str]:

@@ -50,7 +50,7 @@ def test_peers_are_given_the_same_network(models: Path) -> None:
     given = onnx.load(models / "given.onnx")
     assert "BatchNormalization" not in {node.op_type for node in given.graph.node}
     images = np.random.default_rng(0).standard_normal((2, 3, SIZE, SIZE), np.float32)
-    expected = open_artifact(models / "fp32").open_session(batch=2).run(images)
+    expected = open_artifact(models / "fp32").open_session(Settings(batch=2)).run(images)
     found = (
         get_engine("onnxruntime").open(models / "given.onnx", Settings(batch=2, height=SIZE, width=SIZE)).run(images)
     )

@@ -159,3 +159,8 @@ def test_no_file_beside_it_is_imported_by_its_bare_name(name: str) -> None:
     imported = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
     imported |= {str(node.module) for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
     assert not {module.split(".")[0] for module in imported} & {beside.stem for beside in path.parent.glob("*.py")}
+
+
+def test_the_page_names_every_benchmark() -> None:
+    page = (ROOT / "benchmarks" / "README.md").read_text()
+    assert [name for name in SCRIPTS if name.startswith("benchmarks.") and f"`{name[11:]}`" not in page] == []

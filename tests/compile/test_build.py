@@ -416,3 +416,18 @@ def test_rewritings_are_chosen_where_they_pay(slim_config: Config) -> None:
     assert "split_radix" in choose_disabled_passes(config)
     with pytest.raises(ConfigError, match=r"passes\.fold_pads: Input should be 'auto', True or False"):
         parse_config({**slim_config, "passes": {"fold_pads": "maybe"}, "output": "unused"}, source="test")
+
+
+def test_a_mapping_is_built_like_the_same_file(slim_config: Config, tmp_path: Path) -> None:
+    config = {**slim_config, "dtype": "fp32", "output": str(tmp_path / "mapping")}
+    (tmp_path / "c.yaml").write_text(json.dumps({**config, "output": str(tmp_path / "file")}))
+    first = build(config)
+    second = build(tmp_path / "c.yaml")
+    assert inspect(first.artifact).outputs == inspect(second.artifact).outputs
+    third = build(config, overrides=["labels=null", f"output={tmp_path / 'override'}"])
+    assert inspect(third.artifact).config.labels is None
+    assert config["labels"] is not None  # the caller's mapping is not changed
+    with pytest.raises(ConfigError, match="unknown key 'lables'; did you mean 'labels'"):
+        build({**config, "lables": "x"})
+    with pytest.raises(ConfigError, match="overrides apply to a YAML file or a mapping"):
+        build(parse_config(config, source="test"), overrides=["dtype=int8"])

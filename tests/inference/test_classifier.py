@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import io
+import itertools
 import shutil
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +18,7 @@ from PIL import Image
 import nestforge
 from nestforge import Classifier, DataError, NestForgeError
 from nestforge.artifact import artifact as artifact_module
+from nestforge.data.preprocess import load_image
 
 
 @pytest.fixture(scope="module")
@@ -109,21 +113,41 @@ def test_threads_get_their_own_predictions(artifacts: dict[str, Path], dataset: 
         assert list(pool.map(lambda path: classify(path).top, asked)) == [expected[path] for path in asked]
 
 
-def test_closing_waits_for_calls_that_run_and_refuses_later_ones(artifacts: dict[str, Path], dataset: Path) -> None:
+def test_closing_waits_for_calls_that_run_and_refuses_later_ones(
+    artifacts: dict[str, Path], dataset: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = dataset / "bag" / "0.png"
     classify = nestforge.load(artifacts["fp32"])
-    running = classify.classify(iter([path] * 50))
-    next(running)
-    closing = threading.Thread(target=classify.close)
-    closing.start()
-    closing.join(0.2)
-    assert closing.is_alive()
-    assert len(list(running)) == 49
-    closing.join(10)
-    assert not closing.is_alive()
+    begun, go_on = threading.Event(), threading.Event()
+
+    def read_slowly(*arguments: Any) -> Any:
+        begun.set()
+        assert go_on.wait(30)
+        return load_image(*arguments)
+
+    monkeypatch.setattr("nestforge.inference.classifier.load_image", read_slowly)
+    with ThreadPoolExecutor(2) as pool:
+        call = pool.submit(classify, [path] * 5)
+        assert begun.wait(30)
+        closing = pool.submit(classify.close)
+        time.sleep(0.1)
+        assert not closing.done()
+        go_on.set()
+        assert len(call.result(30)) == 5
+        closing.result(30)
     classify.close()
     with pytest.raises(NestForgeError, match="is closed; load it again"):
         classify(path)
+
+
+def test_a_stream_that_is_left_neither_hangs_nor_goes_on(artifacts: dict[str, Path], dataset: Path) -> None:
+    path = dataset / "bag" / "0.png"
+    with nestforge.load(artifacts["fp32"]) as classify:
+        stream = classify.classify(itertools.repeat(path))
+        next(stream)
+    with pytest.raises(NestForgeError, match="is closed; load it again"):
+        list(stream)
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("pipeline")]
 
 
 def test_settings(artifacts: dict[str, Path], dataset: Path, tmp_path: Path) -> None:

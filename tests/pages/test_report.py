@@ -196,7 +196,7 @@ def test_calibration_images_are_refused_or_named(written: Written, calibration_i
     assert not (tmp_path / "r.html").exists()
     report(written.artifacts, allow_overlap=True, **options)  # type: ignore[arg-type]
     page = Page((tmp_path / "r.html").read_text())
-    assert "Calibration images were not kept out" in page.text
+    assert "Calibration images were not excluded" in page.text
     assert "--allow-overlap" in page.text
 
 

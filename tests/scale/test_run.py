@@ -7,17 +7,20 @@ import importlib
 import json
 import shutil
 import tarfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from nestforge.artifact.artifact import open_artifact
 from nestforge.data.images import EncodedImage, ImageFile
 from nestforge.data.preprocess import make_reference_preprocess, read_image
 from nestforge.data.sources import open_source
 from nestforge.errors import ConfigError, DataError, NestForgeError
 from nestforge.measure.evaluate import evaluate
+from nestforge.progress import no_progress
 from nestforge.scale import run as run_module
 from nestforge.scale.predict import predict
 from tests.support.commands import run
@@ -30,6 +33,7 @@ import pyarrow.parquet as pq  # noqa: E402
 
 from nestforge.scale.arrow import rows_from_table, table_from_rows  # noqa: E402
 from nestforge.scale.rows import Row  # noqa: E402
+from nestforge.scale.samples import Request  # noqa: E402
 from nestforge.scale.tally import Tally  # noqa: E402
 
 evaluate_module = importlib.import_module("nestforge.measure.evaluate")
@@ -204,6 +208,16 @@ def test_an_interrupted_evaluation_of_shards_continues(
     assert readable
 
 
+def test_a_reader_that_stops_in_the_middle_does_not_hang(artifacts: dict[str, Path], shards: Path) -> None:
+    source, artifact = open_source(shards), open_artifact(artifacts["fp32"])
+    request = Request(top=5, labelled=True, allow_overlap=True)
+    with run_module.open_runner(None, workers=None, threads=None, verify=True, progress=no_progress) as runner:
+        rows = runner.run(artifact, source, request, Tally(len(source.parts)))
+        next(rows)
+        rows.close()  # type: ignore[attr-defined]
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("pipeline")]
+
+
 def test_predict_takes_any_mixture(artifacts: dict[str, Path], dataset: Path, shards: Path, parquet: Path) -> None:
     image = dataset / "bag" / "0.png"
     found = predict(artifacts["fp32"], [image, shards, image, dataset / "boot", parquet])
@@ -251,7 +265,7 @@ def test_rows_travel_unchanged() -> None:
 def test_commands(artifacts: dict[str, Path], damaged: Path, shards: Path, tmp_path: Path) -> None:
     counted = json.loads(run("evaluate", artifacts["fp32"], shards, "--json", "-").stdout)
     assert (counted["images"], counted["unreadable"], counted["kind"]) == (39, 2, "tar")
-    assert "in no count" in run("evaluate", artifacts["fp32"], damaged, "-o", tmp_path / "rows.parquet").stdout
+    assert "2 unreadable" in run("evaluate", artifacts["fp32"], damaged, "-o", tmp_path / "rows.parquet").stdout
     run("predict", artifacts["fp32"], shards, "-o", tmp_path / "rows.parquet", code=1)
     for arguments in (
         ("evaluate", artifacts["fp32"], shards, "--limit", 3),

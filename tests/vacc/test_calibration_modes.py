@@ -120,7 +120,7 @@ def test_appended_softmax_gives_probabilities(base: dict[str, object], tmp_path:
         )
         for on in (False, True)
     )
-    assert (logits.manifest.gives_probabilities, probabilities.manifest.gives_probabilities) == (False, True)
+    assert (logits.manifest.scores, probabilities.manifest.scores) == ("logits", "probabilities")
     images = np.random.default_rng(0).standard_normal((2, 3, 56, 56), np.float32)
     a, b = (artifact.open_session(Parallelism(batch=2)).run(images) for artifact in (logits, probabilities))
     expected = np.exp(a - a.max(1, keepdims=True))
