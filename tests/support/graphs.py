@@ -24,7 +24,7 @@ def make_proto(
     body: str,
     constants: Arrays,
     *,
-    inputs: str = "float[n,3,8,8] x",
+    inputs: str = "float[n,3,h,w] x",
     outputs: str = "float[n,k] y",
     opset: int = 17,
     domains: str = "",
