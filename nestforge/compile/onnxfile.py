@@ -21,6 +21,7 @@ from nestforge.compile.constants import fold_constants
 from nestforge.compile.externaldata import count_bytes, list_tensors, read_external_data
 from nestforge.compile.functions import inline_functions
 from nestforge.compile.nodeorder import sort_nodes
+from nestforge.compile.operators import refuse_training
 from nestforge.errors import ModelError
 
 # onnx-ir logs, with a traceback, where it cannot infer shapes: that is for those who set logging up
@@ -85,6 +86,7 @@ def _modernize(proto: onnx.ModelProto) -> onnx.ModelProto:
     _check(proto)
     _forget_maps(proto.graph)
     proto = inline_functions(proto)
+    refuse_training(proto)
     opset = max((entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx")), default=0)
     if opset >= OLDEST_OPSET:
         return proto

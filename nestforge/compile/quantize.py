@@ -22,9 +22,11 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
+from onnx_ir.passes.common import NameFixPass
 
 from nestforge.compile.calibrate import Range
 from nestforge.compile.constants import add_initializer
+from nestforge.compile.passes.pads import read_padding
 from nestforge.errors import ConfigError
 
 WEIGHT_MAX = 127
@@ -119,6 +121,7 @@ def quantize_graph(
             layers += 1
         elif node.op_type in WEIGHTED_OPS:
             left.append(str(node.name))
+    NameFixPass()(model)  # a graph that was quantized before has nodes of these names
     return QuantizationSummary(activations=len(found), weighted_layers=layers, float_weighted_layers=tuple(left))
 
 
@@ -218,11 +221,22 @@ def _is_rectified_convolution(node: ir.Node, skip: Collection[str]) -> bool:
 
 
 def find_source(value: ir.Value) -> ir.Value:
-    """Return the value whose elements `value` moves or selects: quantizing that one instead changes nothing else."""
+    """Return the value whose elements `value` moves or selects: quantizing that one instead changes nothing else.
+
+    A Pad before a max pool may fill in the lowest float, which is in no range: then it is what the pool gives.
+    """
     producer = value.producer()
     while producer is not None and producer.op_type in MOVES and producer.inputs[0] is not None:
-        value, producer = producer.inputs[0], producer.inputs[0].producer()
+        before = producer.inputs[0].producer()
+        if before is not None and before.op_type == "Pad" and not _fills_zeros(before):
+            break
+        value, producer = producer.inputs[0], before
     return value
+
+
+def _fills_zeros(pad: ir.Node) -> bool:
+    padding = read_padding(pad)
+    return padding is not None and padding.fill == 0
 
 
 def _reads_quantized(node: ir.Node) -> bool:

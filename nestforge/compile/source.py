@@ -14,6 +14,7 @@ from nestforge.compile.export import ResolvedWeights, resolve_weights
 from nestforge.compile.filledweights import fill_weights
 from nestforge.compile.images import make_random_images
 from nestforge.compile.onnxfile import read_onnx_file
+from nestforge.compile.operators import name_foreign_operators, refuse_foreign_operators
 from nestforge.compile.pixels import fit_preprocess
 from nestforge.compile.probe import probe_model
 from nestforge.compile.scorekind import append_softmax
@@ -77,25 +78,29 @@ def load_source(config: BuildConfig, progress: Progress) -> Source:
         fill_weights(model)
     labels = read_config_labels(config)
     height, width = preprocess.output_hw or (DEFAULT_SIDE, DEFAULT_SIDE)
-    classifier = adapt_classifier(
-        model,
-        output=section.output,
-        labels=len(labels) if labels is not None else None,
-        height=height,
-        width=width,
-        channels=preprocess.channels,
-    )
+    with name_foreign_operators(model):
+        classifier = adapt_classifier(
+            model,
+            output=section.output,
+            labels=len(labels) if labels is not None else None,
+            height=height,
+            width=width,
+            channels=preprocess.channels,
+        )
+    if config.dtype == "int8":
+        refuse_foreign_operators(model)
     preprocess = fit_preprocess(preprocess, classifier.interface)
     height, width = _check_geometry(preprocess, classifier)
     scores = classifier.scores or "logits"
     if section.onnx is not None:
-        found = probe_model(
-            model,
-            make_random_images(preprocess, (height, width), PROBE_IMAGES),
-            engine=get_engine(config.engine),
-            settings=Settings(height=height, width=width, threads=count_available_cores()),
-            fixed_batch=classifier.fixed_batch,
-        )
+        with name_foreign_operators(model):
+            found = probe_model(
+                model,
+                make_random_images(preprocess, (height, width), PROBE_IMAGES),
+                engine=get_engine(config.engine),
+                settings=Settings(height=height, width=width, threads=count_available_cores()),
+                fixed_batch=classifier.fixed_batch,
+            )
         classifier = replace(classifier, fixed_batch=found.fixed_batch)
         scores = classifier.scores or found.scores
     if config.append_softmax and scores in ("logits", "log_probabilities"):

@@ -94,6 +94,7 @@ SOMETHING = {
     "Clip": "Clip(a, low, one)",
     "Reshape": "Reshape(a, other_sizes)",
 }
+INPUTS = "float[n,3,8,8] x"
 IMAGES = np.random.default_rng(0).standard_normal((2, 3, 8, 8)).astype(np.float32)
 TAIL = "c = Conv<pads = [1, 1, 1, 1]>(b, v)  r = Relu(c)  p = GlobalAveragePool(r)  y = Flatten(p)"
 HEAD = "i = Conv<pads = [1, 1, 1, 1]>(x, w)  e = Exp(i)  a = Relu(i)"
@@ -101,7 +102,7 @@ HEAD = "i = Conv<pads = [1, 1, 1, 1]>(x, w)  e = Exp(i)  a = Relu(i)"
 
 @pytest.mark.parametrize("operator", NOTHING.values(), ids=NOTHING)
 def test_what_changes_nothing_is_removed(operator: str, tmp_path: Path) -> None:
-    model = make_model(f"{HEAD}  b = {operator}  {TAIL}", CONSTANTS, tmp_path)
+    model = make_model(f"{HEAD}  b = {operator}  {TAIL}", CONSTANTS, tmp_path, inputs=INPUTS)
     expected = run_exactly(model, IMAGES)
     assert remove_noops(model) == 1
     assert [node.op_type for node in model.graph if node.op_type != "Exp"] == [
@@ -119,7 +120,7 @@ def test_what_changes_nothing_is_removed(operator: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("operator", SOMETHING.values(), ids=SOMETHING)
 def test_what_changes_something_stays(operator: str, tmp_path: Path) -> None:
     body = f"{HEAD}  b = {operator}  r = Relu(b)  g = GlobalAveragePool(r)  y = Flatten(g)"
-    model = make_model(body, CONSTANTS, tmp_path)
+    model = make_model(body, CONSTANTS, tmp_path, inputs=INPUTS)
     before = [node.op_type for node in model.graph]
     assert remove_noops(model) == 0
     assert [node.op_type for node in model.graph] == before
@@ -128,7 +129,7 @@ def test_what_changes_something_stays(operator: str, tmp_path: Path) -> None:
 def test_chains_go_and_outputs_keep_their_names(tmp_path: Path) -> None:
     tail = f"{TAIL.replace('y = ', 'f = ')}  g = Mul(f, one)  h = Cast<to = 11>(g)  y = Cast<to = 1>(h)"
     body = f"{HEAD}  b = Add(a, zero)  {tail}"
-    model = make_model(body, CONSTANTS, tmp_path)
+    model = make_model(body, CONSTANTS, tmp_path, inputs=INPUTS)
     expected = run_exactly(model, IMAGES)
     assert remove_noops(model) == 3
     assert [value.name for value in model.graph.outputs] == ["y"]
@@ -137,14 +138,18 @@ def test_chains_go_and_outputs_keep_their_names(tmp_path: Path) -> None:
 
 
 def test_narrowing_and_masks_are_kept(tmp_path: Path) -> None:
-    narrow = make_model(f"{HEAD}  n = Cast<to = 10>(a)  b = Cast<to = 1>(n)  {TAIL}", CONSTANTS, tmp_path)
+    narrow = make_model(
+        f"{HEAD}  n = Cast<to = 10>(a)  b = Cast<to = 1>(n)  {TAIL}", CONSTANTS, tmp_path, inputs=INPUTS
+    )
     assert remove_noops(narrow) == 0
-    masked = make_model(f"{HEAD}  b, m = Dropout(a)  k = Cast<to = 1>(m)  d = Add(b, k)  {TAIL}", CONSTANTS, tmp_path)
+    masked = make_model(
+        f"{HEAD}  b, m = Dropout(a)  k = Cast<to = 1>(m)  d = Add(b, k)  {TAIL}", CONSTANTS, tmp_path, inputs=INPUTS
+    )
     assert remove_noops(masked) == 0
 
 
 def test_an_output_that_is_the_input_stays() -> None:
-    model = ir.from_proto(make_proto("y = Identity(x)", {}, outputs="float[n,3,8,8] y"))
+    model = ir.from_proto(make_proto("y = Identity(x)", {}, inputs=INPUTS, outputs="float[n,3,8,8] y"))
     assert remove_noops(model) == 0
 
 
@@ -153,7 +158,9 @@ def test_an_output_that_is_the_input_stays() -> None:
 def test_engines_name_outputs_as_the_graph_does(operator: str, engine: str) -> None:
     """OpenVINO removes the operator, and one tensor stands for two outputs."""
     outputs = "float[n,k] y, float[n,4,8,8] a, float[n,4,8,8] b"
-    proto = make_proto(f"{HEAD.replace('e = Exp(i)', '')}  b = {operator}  {TAIL}", CONSTANTS, outputs=outputs)
+    proto = make_proto(
+        f"{HEAD.replace('e = Exp(i)', '')}  b = {operator}  {TAIL}", CONSTANTS, inputs=INPUTS, outputs=outputs
+    )
     session = get_engine(engine).open(proto.SerializeToString(), Settings(batch=2, height=8, width=8))
     values = session.run_all(IMAGES)
     assert set(values) == {"y", "a", "b"}
@@ -168,7 +175,7 @@ def test_every_value_can_be_observed(engine: str, tmp_path: Path) -> None:
         for index, operator in enumerate(NOTHING.values(), start=1)
     )
     body = f"{HEAD.replace('e = Exp(i)', '')}  b0 = Relu(i)  {chain}  {TAIL.replace('(b,', f'(b{len(NOTHING)},')}"
-    model = make_model(body, CONSTANTS, tmp_path)
+    model = make_model(body, CONSTANTS, tmp_path, inputs=INPUTS)
     names = [str(node.outputs[0].name) for node in model.graph]
     settings = Settings(batch=2, height=8, width=8)
     histograms = observe_activations(model, names, [IMAGES], engine=get_engine(engine), settings=settings)

@@ -94,7 +94,7 @@ FUSIONS = {
 
 @pytest.mark.parametrize(("body", "fused"), FUSIONS.values(), ids=FUSIONS)
 def test_onnxruntime_names_what_it_fused(body: str, fused: str) -> None:
-    proto = make_proto(body, WEIGHTS)
+    proto = make_proto(body, WEIGHTS, inputs="float[n,3,8,8] x")
     for index, node in enumerate(proto.graph.node):
         node.name = f"{node.op_type}-{index}"
     session = get_engine("onnxruntime").open(proto.SerializeToString(), Settings(height=8, width=8))

@@ -11,7 +11,9 @@ import onnx
 import onnx_ir as ir
 import onnxruntime
 
+from nestforge.compile.calibrate import ChannelMean, observe_activations
 from nestforge.compile.onnxfile import read_onnx, serialize
+from nestforge.compile.quantize import QuantizationSummary, find_activations, is_weighted, quantize_graph
 from nestforge.engines import get_engine
 from nestforge.engines.base import Settings
 
@@ -22,7 +24,7 @@ def make_proto(
     body: str,
     constants: Arrays,
     *,
-    inputs: str = "float[n,3,8,8] x",
+    inputs: str = "float[n,3,h,w] x",
     outputs: str = "float[n,k] y",
     opset: int = 17,
     domains: str = "",
@@ -58,6 +60,25 @@ def run_exactly(model: ir.Model | onnx.ModelProto, images: npt.NDArray[np.float3
     session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
     output: npt.NDArray[np.float32] = session.run(None, {session.get_inputs()[0].name: images})[0]
     return output
+
+
+def quantize_on(model: ir.Model, images: npt.NDArray[np.float32], **options: bool) -> QuantizationSummary:
+    """Quantize a graph in place over the range of all values that `images` give, with its biases corrected.
+
+    `options` are those of `quantize_graph`.
+    """
+    names = list(find_activations(model))
+    layers = [node for node in model.graph if is_weighted(node) and node.op_type != "MatMul"]
+    means = {str(node.inputs[0].name): ChannelMean() for node in layers if node.inputs[0] is not None}
+    batch, channels, height, width = images.shape
+    settings = Settings(batch=batch, channels=channels, height=height, width=width)
+    engine = get_engine("onnxruntime")
+    histograms = observe_activations(model, names, [images], engine=engine, settings=settings, means=means)
+    ranges = {name: histogram.find_range("max", 100) for name, histogram in histograms.items()}
+    corrections = {name: mean.mean for name, mean in means.items()}
+    return quantize_graph(
+        model, ranges, **({"per_channel": True, "avoid_saturation": False} | options), means=corrections
+    )
 
 
 def run_engine(name: str, model: ir.Model, images: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

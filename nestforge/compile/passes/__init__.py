@@ -9,6 +9,7 @@ import onnx_ir as ir
 
 from nestforge.compile.passes.fold_batch_norm import fold_batch_norm
 from nestforge.compile.passes.fold_pads import fold_pads
+from nestforge.compile.passes.fold_pool_pads import fold_pool_pads
 from nestforge.compile.passes.fold_shapes import fold_shapes
 from nestforge.compile.passes.remove_noops import remove_noops
 from nestforge.compile.passes.split_radix import split_radix
@@ -28,6 +29,7 @@ class Pass:
 PASSES = (
     Pass(name="remove_noops", rewrite=remove_noops, effect="operators that change nothing are removed"),
     Pass(name="fold_batch_norm", rewrite=fold_batch_norm, effect="batch norms become weights and biases"),
+    Pass(name="fold_pool_pads", rewrite=fold_pool_pads, effect="max pools pad for themselves"),
     Pass(name="fold_pads", rewrite=fold_pads, effect="convolutions pad for themselves"),
     Pass(name="fold_shapes", rewrite=fold_shapes, effect="known sizes are not asked of activations"),
     Pass(name="unfold_radix", rewrite=unfold_radix, effect="sums over radix stay in four dimensions"),
