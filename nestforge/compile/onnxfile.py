@@ -84,15 +84,15 @@ def _modernize(proto: onnx.ModelProto) -> onnx.ModelProto:
     for graph in (proto.graph, *proto.functions):
         sort_nodes(graph)
     _check(proto)
-    _forget_maps(proto.graph)
     proto = inline_functions(proto)
     refuse_training(proto)
     opset = max((entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx")), default=0)
-    if opset >= OLDEST_OPSET:
-        return proto
     if opset < STEPPING_OPSET:  # shapes, which the next step asks for, are not inferred before it
         proto = version_converter.convert_version(proto, STEPPING_OPSET)
-    return version_converter.convert_version(onnx.shape_inference.infer_shapes(proto), CONVERTED_OPSET)
+    if opset < OLDEST_OPSET:
+        proto = version_converter.convert_version(onnx.shape_inference.infer_shapes(proto), CONVERTED_OPSET)
+    _forget_maps(proto.graph)
+    return proto
 
 
 def _check(proto: onnx.ModelProto) -> None:
