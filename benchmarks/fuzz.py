@@ -290,6 +290,8 @@ def run_child(name: str, flags: list[str]) -> None:
         import nestforge.artifact.artifact
         import nestforge.compile.onnxfile
         import nestforge.networks.checkpoint
+        import nestforge.networks.state_dict
+        import nestforge.networks.tensor_file
         import nestforge.vacc.datalist
         import nestforge.vacc.vamc
         import nestforge.vacc.vamp_eval  # noqa: F401
