@@ -173,9 +173,7 @@ def describe_constant_logits(expected: npt.NDArray[np.float64]) -> tuple[str, ..
     """Return a line where the logits (B, classes) do not depend on the image, or nothing."""
     if np.ptp(expected, axis=0).max() > 1e-9 * np.abs(expected).max():
         return ()
-    return (
-        "torch gives the same logits for every probe image, so the comparison proves little; are these trained weights?",
-    )
+    return ("torch gives the same logits for every probe image, so the comparison proves little: are these trained?",)
 
 
 def format_size(size: int | ImageSize) -> str:
