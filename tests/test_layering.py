@@ -217,6 +217,9 @@ def test_main_path_works_without_torch(slim_onnx: Path) -> None:
         ("pyarrow", ("evaluate", "{artifact}", "{images}", "--ray", "local"), "nestforge[scale]"),
         ("ray", ("evaluate", "{artifact}", "{images}", "--ray", "local"), "nestforge[scale]"),
         ("mlperf_loadgen", ("loadgen", "{artifact}", "{images}"), "nestforge[loadgen]"),
+        ("timm", ("export", "timm:resnet18", "--seed", "0"), "nestforge[timm]"),
+        ("torch", ("export", "timm:resnet18", "--seed", "0"), "nestforge[timm]"),
+        ("torch", ("export", "resnest14_slim", "--seed", "0"), "nestforge[torch]"),
     ],
 )
 def test_a_missing_extra_is_named(

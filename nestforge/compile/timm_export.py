@@ -164,7 +164,7 @@ def _export_proven(
     module = model.module
     reference = TorchReference(lambda: module.to(torch.float32, memory_format=torch.contiguous_format))  # type: ignore[call-overload]
     failures: list[str] = []
-    for exporter, write in _EXPORTERS.items():
+    for exporter, write in EXPORTERS.items():
         try:
             with progress(f"exporting with {exporter}", None), keep_quiet():
                 write(module.to(torch.float32), torch.zeros(TRACED_BATCH, 3, *model.size_hw), path)
@@ -220,7 +220,7 @@ def _write_traced(module: nn.Module, images_nchw: torch.Tensor, path: Path) -> N
     )
 
 
-_EXPORTERS: dict[str, Callable[[nn.Module, torch.Tensor, Path], None]] = {
+EXPORTERS: dict[str, Callable[[nn.Module, torch.Tensor, Path], None]] = {
     "torch.export": _write_captured,
     "torch.jit.trace": _write_traced,
 }

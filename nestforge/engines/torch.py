@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -10,6 +11,7 @@ import torch
 from torch import nn
 
 from nestforge.engines.base import Images, Kernel, Logits, Settings
+from nestforge.errors import EngineError
 from nestforge.networks.resnest import ResNeSt
 from nestforge.networks.zoo import Variant
 
@@ -86,7 +88,12 @@ class TorchReference:
         return self._module
 
 
-def _run(module: nn.Module, images_nchw: torch.Tensor) -> npt.NDArray[np.floating]:
-    with torch.inference_mode():
-        logits: npt.NDArray[np.floating] = module(images_nchw).numpy()
+def _run(module: nn.Module, images_nchw: torch.Tensor) -> npt.NDArray[Any]:
+    try:
+        with torch.inference_mode():
+            logits: npt.NDArray[Any] = module(images_nchw).numpy()
+    except (RuntimeError, TypeError) as error:
+        dtype = str(images_nchw.dtype).removeprefix("torch.")
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise EngineError(f"torch cannot run the module in {dtype} ({reason})") from error
     return logits

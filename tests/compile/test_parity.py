@@ -15,6 +15,7 @@ from nestforge.compile.parity import (
     ProbeDifference,
     check_parity,
     compute_relative_differences,
+    describe_constant_logits,
     describe_instability,
     judge,
     make_probe_images,
@@ -78,6 +79,14 @@ def test_instability_is_named() -> None:
     (note,) = describe_instability(make_probes(STABLE, UNSTABLE))
     assert "unstable on 1 of 5 probe images" in note
     assert "2.0e-01 off its float64 (black at 64x64)" in note
+
+
+def test_logits_that_do_not_depend_on_the_image_are_named() -> None:
+    logits = np.random.default_rng(0).standard_normal((5, 7))
+    assert describe_constant_logits(logits) == ()
+    for constant in (np.zeros((5, 7)), np.tile(logits[:1], (5, 1))):
+        (note,) = describe_constant_logits(constant)
+        assert "the same logits for every probe image" in note
 
 
 def test_relative_differences() -> None:
