@@ -84,7 +84,7 @@ class QuantizeSection(_Section):
 
 
 class PassSection(_Section):
-    """Which rewritings of the graph are tried; all are exact in float32."""
+    """Which graph passes are applied; all are exact in float32."""
 
     unfold_radix: bool = True
     # auto: where it was measured to pay, or not to cost (docs/performance.md, performance-amx.md)

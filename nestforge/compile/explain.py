@@ -1,4 +1,4 @@
-"""What a build's rewritings bought, measured on this machine, and where the built model spends its time."""
+"""The speedup of each graph pass, measured on this machine, and where the built model spends its time."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from nestforge.progress import Progress, no_progress
 
 
 def explain_build(artifact: StrPath, *, seconds: float = 5.0, progress: Progress = no_progress) -> Explanation:
-    """Measure each optional rewriting of an artifact against the same build without it, and time its kernels.
+    """Measure each optional graph pass of an artifact against the same build with it switched, and time the kernels.
 
-    For each rewriting the model is built again from the artifact's own build file, with it switched the other way;
-    both run in turns for `seconds` each, one image at a time. The result is written into the artifact's manifest.
+    For each pass the model is built again from the artifact's own build file, with the pass switched the other way;
+    both run interleaved for `seconds` each, one image at a time. The result is written into the artifact's manifest.
 
     Raises:
-        ConfigError: the artifact was built within a bound, whose layers the other build would not spare.
+        ConfigError: the artifact was built with `quantize.max_drop`; the other build would keep other layers in float.
         NestForgeError: the artifact, or what it was built from, cannot be read.
     """
     opened = open_artifact(artifact)
@@ -77,14 +77,14 @@ def check_explainable(config: BuildConfig) -> None:
     """Refuse what `explain_build` cannot compare.
 
     Raises:
-        ConfigError: the build file holds a bound.
+        ConfigError: the build file has `quantize.max_drop`.
     """
     if config.quantize.max_drop is not None:
-        raise ConfigError("rewritings are explained for builds without a bound; leave out quantize.max_drop")
+        raise ConfigError("graph passes are explained for builds without accuracy control; leave out quantize.max_drop")
 
 
 def time_kernels(session: Session) -> tuple[KernelTime, ...]:
-    """Return time an image by layer type and precision, the longest first; the session was opened with `profile`."""
+    """Return the time per image by layer type and precision, longest first; the session is opened with `profile`."""
     settings = session.settings
     images = np.random.default_rng(0).standard_normal((settings.batch, 3, settings.height, settings.width), np.float32)
     groups: defaultdict[tuple[str, str], list[float]] = defaultdict(list)

@@ -5,7 +5,7 @@ Where pairs stand decides which kernels an engine runs:
 - the data input of every convolution and matrix product with constant weights;
 - both inputs of an addition that joins a convolution's output to another branch (a residual), so that the engine
   can fuse the sum into the convolution; but not where nothing reads the sum in 8 bits, as before the last pooling:
-  there it costs more answers than all other activations together, and hardly any time;
+  there it changes more predictions than all other activations together, and hardly any time;
 - the output of a convolution with ReLU, so that the kernel writes 8 bits whoever reads them (split attention);
 - before a max pool or a reshape instead of after it, which is the same and moves a quarter of the bytes;
 - everything that reads such a value reads the quantized one, so that it is stored once.

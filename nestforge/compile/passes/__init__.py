@@ -1,4 +1,4 @@
-"""Rewritings of the float32 graph: each exact, in the order in which they are applied."""
+"""Graph passes over the float32 graph: each exact, in the order in which they are applied."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from nestforge.compile.passes.unify_views import unify_views
 
 @dataclass(frozen=True, kw_only=True)
 class Pass:
-    """A rewriting: `rewrite` changes a graph in place and returns how many places it found."""
+    """A graph pass: `rewrite` changes a graph in place and returns the number of matches."""
 
     name: str
     rewrite: Callable[[ir.Model], int]
@@ -39,6 +39,6 @@ PASSES = (
 
 
 def apply_passes(model: ir.Model, *, without: frozenset[str] = frozenset()) -> dict[str, int]:
-    """Apply every pass but those named, in place; return the number of places by name, where there were any."""
+    """Apply every pass but those named, in place; return the number of matches by name, where there were any."""
     counts = {step.name: step.rewrite(model) for step in PASSES if step.name not in without}
     return {name: count for name, count in counts.items() if count}
