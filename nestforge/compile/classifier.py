@@ -10,10 +10,10 @@ from onnx_ir.passes.common import NameFixPass
 from nestforge.artifact.manifest import ModelInterface, ScoreKind
 from nestforge.compile.border import adapt_input, adapt_output
 from nestforge.compile.classoutput import ClassOutput, choose_class_output
-from nestforge.compile.floats import forget_shapes, widen_floats
+from nestforge.compile.floats import widen_floats
 from nestforge.compile.imageinput import ImageInput, find_image_input, name_dtype
-from nestforge.compile.onnxfile import infer_values
 from nestforge.compile.scorekind import recognise_graph
+from nestforge.compile.valueshapes import forget_shapes, infer_values, name_batches
 from nestforge.engines.base import Settings
 from nestforge.errors import ModelError
 
@@ -67,6 +67,8 @@ def adapt_classifier(
     adapt_output(model, chosen.value, rank=len(chosen.dims), classes=chosen.classes, batch=batch)
     NameFixPass()(model)
     infer_values(model)
+    if batch is None:
+        name_batches(model, settings.height, settings.width)
     return ImageClassifier(
         input_name=str(model.graph.inputs[0].name),
         fixed_batch=batch,

@@ -10,7 +10,7 @@ import numpy as np
 import onnx_ir as ir
 
 from nestforge.compile.imageinput import FLOATS, name_dtype
-from nestforge.compile.onnxfile import infer_values
+from nestforge.compile.valueshapes import forget_shapes, infer_values
 
 _TYPE_ATTRIBUTES = ("to", "dtype", "output_dtype", "stash_type")
 _OTHER_FLOATS = FLOATS - {ir.DataType.FLOAT}
@@ -39,15 +39,6 @@ def widen_floats(model: ir.Model) -> tuple[str, ...]:
                 node.attributes[name] = ir.AttrTensor(name, _widen_tensor(attribute.as_tensor()))
     forget_shapes(model)
     return tuple(sorted(name_dtype(dtype) for dtype in found))
-
-
-def forget_shapes(model: ir.Model) -> None:
-    """Forget what a file states of values that nodes put out; of what the graph itself gives, all but the type."""
-    for node in model.graph.all_nodes():
-        for value in node.outputs:
-            value.shape = None
-            if not value.is_graph_output():
-                value.type = None
 
 
 def _list_types(node: ir.Node) -> list[int]:

@@ -10,12 +10,7 @@ from pathlib import Path
 import onnx
 import onnx_ir as ir
 from onnx import version_converter
-from onnx_ir.passes.common import (
-    LiftConstantsToInitializersPass,
-    NameFixPass,
-    RemoveInitializersFromInputsPass,
-    ShapeInferencePass,
-)
+from onnx_ir.passes.common import LiftConstantsToInitializersPass, NameFixPass, RemoveInitializersFromInputsPass
 
 from nestforge.compile.constants import fold_constants
 from nestforge.compile.externaldata import count_bytes, list_tensors, read_external_data
@@ -163,17 +158,6 @@ def infer_shapes(model: ir.Model, batch: int, height: int, width: int) -> onnx.M
     except Exception as error:  # onnx and protobuf each have their own
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ModelError(f"the model's shapes contradict each other ({reason}); export it again") from error
-
-
-def infer_values(model: ir.Model) -> bool:
-    """Give the values of a graph the types and shapes that can be inferred, in place; tell whether any can.
-
-    Operators of other domains, and types that the graph cannot have, leave them unknown.
-    """
-    try:
-        return ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(model).modified
-    except Exception:  # of onnx, onnx-ir and protobuf
-        return False
 
 
 def read_shapes(proto: onnx.ModelProto) -> dict[str, list[int]]:

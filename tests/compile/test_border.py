@@ -112,7 +112,7 @@ CASES = {
         {"takes": "int8[N,3,H,W] x", "before": CAST, "image": "q"},
         lambda p: (first(p).astype(np.int16) - 128).astype(np.int8),
         dtype="int8",
-        preprocess={"mean": [128 / 255] * 3, "std": [1 / 255] * 3},
+        preprocess={"mean": [0.50196078] * 3, "std": [0.00392157] * 3},
     ),
     "int32": Case(
         {"takes": "int32[N,3,H,W] x", "before": CAST, "image": "q"}, lambda p: first(p).astype(np.int32), dtype="int32"
@@ -359,3 +359,19 @@ def test_pooled_features_are_classes_where_they_are_the_output(tmp_path: Path) -
         assert inspect(artifact).fixed_batch is None
         expected = run_reference(proto, {"x": images}, "y").reshape(2, 8)
         np.testing.assert_allclose(run_artifact(artifact, images), expected, atol=1e-4)
+
+
+VIEW = """q = Abs(x)  c = Conv<pads = [1,1,1,1]>(q, w, b)  r = Relu(c)  sizes = Shape(q)
+    two = Constant<value = int64[1] {2}>()  three = Constant<value = int64[1] {3}>()  h = Gather(sizes, two)
+    v = Gather(sizes, three)  front = Constant<value = int64[2] {-1, 8}>()  to = Concat<axis = 0>(front, v, h)
+    t = Reshape(r, to)  m = ReduceMean<axes = [2], keepdims = 0>(t)  f = ReduceMax<axes = [2], keepdims = 0>(m)
+    y = Gemm<transB = 1>(f, fw, fb)"""
+
+
+def test_one_name_for_all_sides_of_images_that_are_not_square(tmp_path: Path) -> None:
+    """The graph asks for its height: by name that is the batch as well, in truth it is not."""
+    images = np.random.default_rng(0).standard_normal((2, 3, 20, 14)).astype(np.float32)
+    proto = make_model(VIEW, takes="float[N,3,N,N] x", gives="float[N,10] y")
+    expected = run_reference(make_model(VIEW), {"x": images}, "y")
+    artifact = build_artifact(save(proto, tmp_path / "m.onnx"), tmp_path / "a", side=(20, 14))
+    np.testing.assert_allclose(run_artifact(artifact, images), expected, atol=1e-4)

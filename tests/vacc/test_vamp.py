@@ -20,6 +20,7 @@ from nestforge.vacc.datalist import name_result, run_datalist
 from nestforge.vacc.npz import convert_images, write_npz
 from nestforge.vacc.vamp import VampSettings, measure_vamp, open_settings
 from nestforge.vacc.vamp_eval import evaluate_results
+from tests.support.onnx_models import build_artifact, make_classifier, run_artifact, save
 from tests.support.vacc import make_vdsp
 
 
@@ -225,3 +226,20 @@ def test_images_of_any_size_are_run(walk: VampSettings, tmp_path: Path) -> None:
         write_npz(tmp_path / f"{index}.npz", "input_0", array)
     (tmp_path / "odd.txt").write_text("".join(f"{tmp_path}/{index}.npz\n" for index in range(3)))
     assert run_datalist(walk, tmp_path / "odd.txt", tmp_path / "out").written == 3
+
+
+@pytest.mark.parametrize(("end", "add_up"), [("LogSoftmax", True), ("Softmax", True), ("Sigmoid", False)])
+def test_results_are_the_model_s_own_probabilities(end: str, add_up: bool, labelled: Path, tmp_path: Path) -> None:
+    """No softmax is taken of what is a probability, or its logarithm, already."""
+    proto = make_classifier(scores="l", after=f"y = {end}(l)")
+    artifact = build_artifact(save(proto, tmp_path / "m.onnx"), tmp_path / "a", side=64)
+    convert_images(labelled, tmp_path / "npz", tmp_path / "list.txt")
+    (tmp_path / "vdsp.json").write_text(json.dumps(make_vdsp(64)))
+    settings = open_settings(artifact, tmp_path / "vdsp.json", batch=4)
+    run_datalist(settings, tmp_path / "list.txt", tmp_path / "out")
+    assert settings.vdsp is not None
+    image = np.load(tmp_path / "npz" / (tmp_path / "list.txt").read_text().split("\n")[0])["input_0"]
+    scores = run_artifact(artifact, settings.vdsp.apply(image)[None])[0]
+    found = np.load(sorted((tmp_path / "out").glob("*.npz"))[0])["output_0"]
+    np.testing.assert_allclose(found, np.exp(scores) if end == "LogSoftmax" else scores, atol=1e-6)
+    assert (found.sum() == pytest.approx(1, abs=1e-4)) == add_up
