@@ -41,7 +41,9 @@ from nestforge.compile.onnxfile import serialize
 from nestforge.compile.plan import Prepared, QuantizationPlan, prepare
 from nestforge.compile.source import Source, load_source
 from nestforge.config import BuildConfig, PassSection, read_config
-from nestforge.data.imagefolder import list_images, match_classes, read_imagenet_labels, read_labels
+from nestforge.data.imagefolder import list_images, match_classes
+from nestforge.data.labelfiles import read_labels
+from nestforge.data.labels import read_imagenet_labels
 from nestforge.data.loader import map_in_order
 from nestforge.data.preprocess import Preprocess, normalize_images, read_image
 from nestforge.engines import get_engine

@@ -27,15 +27,16 @@ from nestforge.artifact.manifest import (
     write_manifest,
 )
 from nestforge.compile.images import BuildImages
+from nestforge.compile.labels import IMAGENET, read_build_labels
 from nestforge.compile.onnxfile import serialize
 from nestforge.compile.plan import Prepared, prepare
 from nestforge.compile.source import load_source
 from nestforge.config import BuildConfig
-from nestforge.data.imagefolder import format_label, read_imagenet_labels, read_labels
+from nestforge.data.labels import format_label, number_labels
 from nestforge.engines import get_engine
 from nestforge.engines.base import Engine, Kernel, Session
 from nestforge.engines.machine import read_machine
-from nestforge.errors import ConfigError, DataError, ModelError
+from nestforge.errors import ConfigError, ModelError
 from nestforge.files import atomic_write_folder, check_output_folder
 from nestforge.progress import Progress, advance_over, no_progress
 
@@ -93,10 +94,10 @@ def build_artifact(
         raise ConfigError(f"{config.engine} has no {wanted} on this CPU; choose another {key} or engine")
     with progress("reading the model", None):
         source = load_source(config, progress)
-    labels = read_label_lines(config, source.classifier.num_classes)
+    labels = read_build_labels(config, source.classifier.num_classes)
 
     with atomic_write_folder(output, overwrite=overwrite) as folder:
-        prepared = prepare(config, source, progress)
+        prepared = prepare(config, source, progress, labels=labels or number_labels(source.classifier.num_classes))
         quantization, controlled = None, None
         if prepared.plan is not None:
             controlled = control(prepared) if control is not None else None
@@ -104,7 +105,7 @@ def build_artifact(
             quantization = prepared.plan.apply(source.model, kept_in_float=kept_in_float)
         (folder / MODEL_FILE).write_bytes(serialize(source.model))
         if labels:
-            (folder / LABELS_FILE).write_text("".join(f"{line}\n" for line in labels), encoding="utf-8")
+            (folder / LABELS_FILE).write_text("".join(f"{format_label(label)}\n" for label in labels), encoding="utf-8")
         with progress("compiling the built model", None):
             settings = dataclasses.replace(prepared.settings, dtype=config.execution_dtype)
             built = engine.open(folder / MODEL_FILE, settings)
@@ -151,17 +152,8 @@ def build_artifact(
     )
 
 
-def read_label_lines(config: BuildConfig, num_classes: int) -> list[str]:
-    if config.labels is None:
-        return []
-    labels = read_imagenet_labels() if config.labels == "imagenet" else read_labels(Path(config.labels))
-    if len(labels) != num_classes:
-        raise DataError(f"labels {config.labels!r} has {len(labels)} lines but the model has {num_classes} classes")
-    return [format_label(label) for label in labels]
-
-
 def _record_labels(config: BuildConfig) -> dict[str, FileRecord]:
-    return {config.labels: record_file(Path(config.labels))} if config.labels not in (None, "imagenet") else {}
+    return {config.labels: record_file(Path(config.labels))} if config.labels not in (None, IMAGENET) else {}
 
 
 def _measure_parity(source: Session, built: Session, images: BuildImages, progress: Progress) -> Parity:

@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from nestforge.data.imagefolder import Label
+from nestforge.data.labels import Label
 from nestforge.files import StrPath, atomic_write
 from nestforge.measure.statistics import Rate, compare_paired, compute_rate
 

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 from nestforge import __version__
 from nestforge.artifact.artifact import Artifact, open_artifact
 from nestforge.artifact.overlap import refuse_calibration_images
-from nestforge.data.imagefolder import format_label
-from nestforge.data.parts import FolderPart
+from nestforge.data.labels import format_label
+from nestforge.data.parts import FolderPart, MissingImage
 from nestforge.data.sources import Source, list_local_files, open_source
 from nestforge.engines.machine import count_available_cores
 from nestforge.errors import ConfigError, DataError
@@ -212,7 +212,7 @@ def _check_classes(source: Source, artifact: Artifact) -> None:
     truths = TruthFinder(artifact.labels)
     known = set()
     for part in source.parts if source.kind == "folder" else source.parts[:1]:
-        samples = part.read()
+        samples = (sample for sample in part.read() if not isinstance(sample.image, MissingImage))
         for sample in samples if isinstance(part, FolderPart) else islice(samples, 1):
             if sample.label not in known:
                 try:

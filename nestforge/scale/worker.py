@@ -10,9 +10,9 @@ from typing import Any, TypeVar
 import pyarrow as pa
 
 from nestforge.artifact.artifact import open_artifact
-from nestforge.data.imagefolder import index_aliases
+from nestforge.data.labels import ClassNames
 from nestforge.data.loader import Unreadable
-from nestforge.data.parts import EncodedImage, Part, Sample
+from nestforge.data.parts import EncodedImage, MissingImage, Part, Sample
 from nestforge.errors import DataError
 from nestforge.files import StrPath
 from nestforge.inference.pipeline import BATCH, classify_in_session
@@ -74,7 +74,7 @@ class PartClassifier:
         wanted = []  # the samples to classify: all but those of an unknown class
         for index, sample in enumerate(samples):
             try:
-                if self._truths:
+                if self._truths and not isinstance(sample.image, MissingImage):
                     rows[index]["truth"] = self._truths.find(sample.label)
                 wanted.append(index)
             except DataError as error:
@@ -94,7 +94,7 @@ class TruthFinder:
 
     def __init__(self, labels: Iterable[Any]) -> None:
         self._labels = tuple(labels)
-        self._index_of, self._ambiguous = index_aliases(self._labels)
+        self._names = ClassNames(self._labels)
 
     def find(self, label: str | int | None) -> int:
         """Return the class index.
@@ -108,10 +108,11 @@ class TruthFinder:
             if not 0 <= label < len(self._labels):
                 raise DataError(f"class {label} is outside the artifact's {len(self._labels)} classes")
             return label
-        if label not in self._index_of:
-            why = "names more than one of" if label in self._ambiguous else "is none of"
+        index = self._names.find(label)
+        if index is None:
+            why = "names more than one of" if self._names.is_ambiguous(label) else "is none of"
             raise DataError(f"class {label!r} {why} the artifact's labels ({self._labels[0].aliases[0]}, ...)")
-        return self._index_of[label]
+        return index
 
 
 def split_list(items: Iterator[Item], size: int) -> Iterator[list[Item]]:

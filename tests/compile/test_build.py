@@ -218,7 +218,7 @@ def test_both_engines_give_the_same_int8_answers(engine: str, slim_config: Confi
         ({"model": {"onnx": "none.onnx"}}, ModelError, "no ONNX file"),
         ({"calibration": {"data": "no/where"}}, DataError, "no dataset folder"),
         ({"labels": "none.txt"}, DataError, "cannot read label file"),
-        ({"labels": "imagenet"}, DataError, "has 1000 lines but the model has 10 classes"),
+        ({"labels": "imagenet"}, DataError, "has 1000 names but the model has 10 classes"),
     ],
 )
 def test_bad_input_is_one_line_and_leaves_nothing(
