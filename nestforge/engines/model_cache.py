@@ -1,7 +1,7 @@
 """Compiled models kept on disk, so that only the first process that opens an artifact waits for the compiler.
 
 A file is named after everything its content depends on and begins with the sha256 of the rest: what was cut short or
-changed is compiled again. Nothing here ever fails: without a usable folder there is no cache.
+changed is compiled again. Nothing here ever fails: without a usable folder there is no cache, and one warning.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 
 from nestforge.engines.machine import read_machine
 from nestforge.errors import NestForgeError
-from nestforge.files import atomic_write, cache_folder
+from nestforge.files import atomic_write, cache_folder, warn_of_no_cache
 
 ENV_VAR = "NESTFORGE_COMPILED"  # "0": neither read nor written
 MAX_TOTAL_BYTES = 2 << 30
@@ -22,12 +22,15 @@ _DIGEST_BYTES = 32
 
 
 def name_compiled(**depends_on: object) -> Path | None:
-    """Return where the compiled model for these values and this CPU is kept, or None where the cache is off."""
+    """Return where the compiled model for these values and this CPU is kept, or None where there is no cache."""
     if os.environ.get(ENV_VAR) == "0":
+        return None
+    folder = cache_folder()
+    if folder is None:
         return None
     machine = read_machine()
     text = json.dumps({**depends_on, "cpu": machine.cpu, "flags": machine.flags}, sort_keys=True, default=str)
-    return cache_folder() / "compiled" / f"{hashlib.sha256(text.encode()).hexdigest()}.blob"
+    return folder / "compiled" / f"{hashlib.sha256(text.encode()).hexdigest()}.blob"
 
 
 def read_compiled(path: Path) -> bytes | None:
@@ -45,10 +48,17 @@ def read_compiled(path: Path) -> bytes | None:
 
 def write_compiled(path: Path, compiled: bytes) -> None:
     """Keep a compiled model, and remove the longest unused ones beyond `MAX_TOTAL_BYTES`."""
-    with contextlib.suppress(OSError, NestForgeError):
+    try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with atomic_write(path) as partial:
             partial.write_bytes(hashlib.sha256(compiled).digest() + compiled)
+    except OSError as error:
+        warn_of_no_cache(error)
+        return
+    except NestForgeError as error:
+        warn_of_no_cache(error.__cause__ if isinstance(error.__cause__, OSError) else error)
+        return
+    with contextlib.suppress(OSError):
         _remove_oldest(path.parent)
 
 
