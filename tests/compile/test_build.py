@@ -214,6 +214,11 @@ def test_both_engines_give_the_same_int8_answers(engine: str, slim_config: Confi
             ConfigError,
             "preprocess",
         ),
+        (
+            {"preprocess": {"ops": [{"op": "resize", "size": [56, 56]}], "mean": [123.675, 116.28, 103.53]}},
+            ConfigError,
+            r"preprocess: mean .* write mean \[0\.485, 0\.456, 0\.406\] and std \[0\.229, 0\.224, 0\.225\]",
+        ),
         ({"model": {"name": "resnest51", "seed": 0}}, ModelError, "did you mean 'resnest50"),
         ({"model": {"onnx": "none.onnx"}}, ModelError, "no ONNX file"),
         ({"calibration": {"data": "no/where"}}, DataError, "no dataset folder"),
