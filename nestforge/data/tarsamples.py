@@ -45,7 +45,7 @@ class Group:
         for stem, found in self._list_without_image().items():
             name = f"{shard}/{stem}"
             reason = (
-                f"the sample has no file called {posixpath.basename(stem)}.jpg or the like beside {', '.join(found)} "
+                f"the sample has no image file, such as {posixpath.basename(stem)}.jpg, beside {', '.join(found)} "
                 "(files of one sample follow each other)"
             )
             yield Sample(key=name, label=None, image=MissingImage(name, reason))

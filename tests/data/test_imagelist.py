@@ -115,7 +115,7 @@ def test_classes_by_name_and_by_index_are_the_same(root: Path) -> None:
 def test_classes_that_are_none_are_refused(root: Path) -> None:
     path = root / "list.csv"
     path.write_text(LINES.replace(",1", ",2").replace(",0", ",1"))
-    with pytest.raises(DataError, match=r"1 of 2 classes in .*class '2' is none .*indices count from 0 to 1"):
+    with pytest.raises(DataError, match=r"1 of 2 classes in .*class '2' is not one .*indices count from 0 to 1"):
         match_classes(list_images(path), PETS)
     path.write_text("val/cat/0.png\n")
     with pytest.raises(DataError, match="names images without a class; write path,label"):

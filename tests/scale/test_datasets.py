@@ -70,7 +70,7 @@ def test_shards_with_dots_and_links_count_as_the_folder(
     assert get_counts(result)[0::2] == (images, top1)
     assert get_counts(result)[3] == top5
     assert result.unreadable == unreadable + len({path.parent for path in damaged.rglob("*.png")})  # of the store
-    assert "no file called bag.jpg" in " ".join(image.reason for image in result.unreadable_images)
+    assert "no image file, such as bag.jpg" in " ".join(image.reason for image in result.unreadable_images)
 
 
 def test_a_shard_that_begins_with_a_text_is_counted(artifacts: dict[str, Path], dataset: Path, tmp_path: Path) -> None:
@@ -102,7 +102,7 @@ def test_classes_of_a_list_are_checked_before_any_work(
 ) -> None:
     text = lists[0].read_text()
     (tmp_path / "bad.csv").write_text(text + f"{lists[0]}.png,10\n")
-    with pytest.raises(DataError, match=r"class '10' is none of"):
+    with pytest.raises(DataError, match=r"class '10' is not one of"):
         evaluate(artifacts["fp32"], tmp_path / "bad.csv", output=tmp_path / "rows.parquet")
     assert not (tmp_path / "rows.parquet").exists()
 
