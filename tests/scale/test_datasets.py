@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from nestforge.data.imagefolder import list_images
 from nestforge.data.sources import open_source
 from nestforge.errors import DataError
 from nestforge.measure.evaluate import Evaluation, evaluate
@@ -51,6 +52,9 @@ def test_lists_count_as_the_folder(artifacts: dict[str, Path], damaged: Path, li
         assert get_reference(artifacts["fp32"], path) == reference
     output = lists[0].with_name("rows.parquet")
     assert predict(artifacts["fp32"], lists[0], output=output).images == 39
+    rows = list_images(lists[0]).paths
+    assert [prediction.image for prediction in predict(artifacts["fp32"], lists[0])] == list(map(str, rows))
+    assert evaluate(artifacts["fp32"], lists[0], limit=10).images == 10
 
 
 def test_shards_with_dots_and_links_count_as_the_folder(
