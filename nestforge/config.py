@@ -110,6 +110,8 @@ class BuildConfig(_Section):
     def _check(self) -> Self:
         if self.dtype == "int8" and self.calibration is None:
             raise ValueError("dtype int8 needs a 'calibration' section with 'data'")
+        if self.dtype == "int8" and self.quantize.max_drop is not None and self.labels is None:
+            raise ValueError("'quantize.max_drop' needs 'labels', which say what class each validation folder is")
         if self.model.onnx is not None and self.preprocess is None:
             raise ValueError("an ONNX file needs a 'preprocess' section: nothing in it says how it was trained")
         if self.preprocess is not None and self.preprocess.output_hw is None:

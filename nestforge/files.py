@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import functools
 import hashlib
 import json
 import os
@@ -10,6 +11,7 @@ import shutil
 import stat
 import sys
 import tempfile
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -174,11 +176,34 @@ def _explain_os_errors(path: Path) -> Iterator[None]:
         raise NestForgeError(f"cannot write {path}: {error.strerror or error}") from error
 
 
-def cache_folder() -> Path:
-    """Return the folder for what can be fetched or made again: ``$NESTFORGE_CACHE`` or ``~/.cache/nestforge``."""
+def cache_folder() -> Path | None:
+    """Return the folder for what can be fetched or made again: ``$NESTFORGE_CACHE`` or ``~/.cache/nestforge``.
+
+    Where this process has neither variable nor home, as in a container with a user of no name, there is none, and one
+    warning says so. The folder need not exist, and perhaps cannot be written.
+    """
     if folder := os.environ.get("NESTFORGE_CACHE"):
         return Path(folder)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nestforge"
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nestforge"
+    except RuntimeError:
+        _warn_once("there is no home folder for a cache")
+        return None
+
+
+def warn_of_no_cache(error: Exception) -> None:
+    """Say once that nothing can be kept in the cache folder, and why; the work goes on without."""
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+    _warn_once(f"cannot keep anything in {cache_folder()} ({reason})")
+
+
+@functools.cache
+def _warn_once(what: str) -> None:
+    warnings.warn(
+        f"{what}: models are compiled again each time, and work that is interrupted starts again; "
+        "set NESTFORGE_CACHE to a folder that can be written",
+        stacklevel=1,
+    )
 
 
 def hash_file(path: Path) -> str:

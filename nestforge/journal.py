@@ -8,13 +8,12 @@ import hashlib
 import json
 import os
 import time
-import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from nestforge.files import cache_folder, hash_json
+from nestforge.files import cache_folder, hash_json, warn_of_no_cache
 
 FOLDER = "journals"  # in the cache folder
 KEPT_SECONDS = 30 * 86_400  # after which an abandoned journal is removed
@@ -22,13 +21,16 @@ _DIGITS = 16  # of the sha256 before every line
 
 
 class Journal:
-    """What is finished of one piece of work: `records` from before, and `append` for more."""
+    """What is finished of one piece of work: `records` from before, and `append` for more.
 
-    def __init__(self, path: Path) -> None:
+    Without a `path` nothing is kept.
+    """
+
+    def __init__(self, path: Path | None) -> None:
         self.records: list[Any] = []
         self._path = path
         self._descriptor: int | None = None  # open, and locked, from the first record on
-        self._works = True
+        self._works = path is not None
         self._open(create=False)
 
     def append(self, record: Any) -> None:
@@ -55,7 +57,7 @@ class Journal:
 
     def remove(self) -> None:
         """Forget everything: the work is done."""
-        if self._descriptor is not None:
+        if self._descriptor is not None and self._path is not None:
             with contextlib.suppress(OSError):
                 self._path.unlink(missing_ok=True)
         self.close()
@@ -68,6 +70,8 @@ class Journal:
 
     def _open(self, *, create: bool) -> None:
         """Open and lock the file, read what is whole, and cut off what is not."""
+        if self._path is None:
+            return
         try:
             if create:
                 self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -88,11 +92,7 @@ class Journal:
     def _give_up(self, error: OSError) -> None:
         self._works = False
         self.close()
-        warnings.warn(
-            f"cannot keep a journal in {self._path.parent} ({error.strerror or error}): "
-            "if this is interrupted, it will start again from the beginning",
-            stacklevel=3,
-        )
+        warn_of_no_cache(error)
 
 
 _unfinished: list[Path] = []  # journals of this process whose work was interrupted
@@ -110,15 +110,16 @@ def keep_journal(work: str, key: Mapping[str, Any]) -> Iterator[Journal]:
     `key` is everything that determines the result, as JSON values: only work with an equal key finds the journal.
     The file is in ``journals`` of the cache folder, and comes into being with the first record.
     """
-    folder = cache_folder() / FOLDER
-    _remove_abandoned(folder)
-    path = folder / f"{work}-{hash_json(key)[:32]}.jsonl"
+    folder = cache_folder()
+    path = folder / FOLDER / f"{work}-{hash_json(key)[:32]}.jsonl" if folder is not None else None
+    if path is not None:
+        _remove_abandoned(path.parent)
     journal = Journal(path)
     try:
         yield journal
         journal.remove()
     except BaseException:
-        if journal.is_kept:
+        if journal.is_kept and path is not None:
             _unfinished.append(path)
         raise
     finally:

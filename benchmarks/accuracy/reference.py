@@ -17,7 +17,9 @@ from benchmarks.common.splits import link_halves
 from nestforge.compile.onnxfile import serialize
 from nestforge.compile.source import Source
 from nestforge.config import BuildConfig
-from nestforge.data.imagefolder import list_images, match_classes, read_imagenet_labels, read_labels
+from nestforge.data.imagefolder import list_images, match_classes
+from nestforge.data.labelfiles import read_labels
+from nestforge.data.labels import read_imagenet_labels
 from nestforge.data.loader import map_in_order
 from nestforge.data.preprocess import normalize_images, read_image
 from nestforge.engines import get_engine

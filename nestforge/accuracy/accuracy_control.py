@@ -21,16 +21,16 @@ import onnx_ir as ir
 from nestforge.accuracy.sensitivity import DEFAULT_IMAGES, LayerSensitivity, measure_layers
 from nestforge.artifact.manifest import AccuracyControlRecord, FrontierPoint, record_file
 from nestforge.artifact.overlap import refuse_overlap
-from nestforge.compile.build import read_label_lines
+from nestforge.compile.labels import read_build_labels
 from nestforge.compile.onnxfile import serialize
 from nestforge.compile.plan import Prepared, QuantizationPlan
 from nestforge.config import ValidationSection
-from nestforge.data.imagefolder import choose_balanced, list_images, match_classes, parse_label
+from nestforge.data.imagefolder import choose_balanced, list_images, match_classes
 from nestforge.data.loader import Unreadable
 from nestforge.data.preprocess import load_image
 from nestforge.engines.base import Session, Settings
 from nestforge.engines.machine import count_available_cores
-from nestforge.errors import ConfigError, DataError
+from nestforge.errors import DataError
 from nestforge.files import fingerprint_file, hash_json
 from nestforge.inference.pipeline import run_in_order
 from nestforge.journal import Journal, keep_journal
@@ -57,7 +57,6 @@ def satisfy_max_drop(prepared: Prepared, progress: Progress) -> AccuracyControlR
     Everything measured is kept in a journal: an interrupted search continues when the same build is run again.
 
     Raises:
-        ConfigError: no labels.
         DataError: the validation images cannot prove the bound, overlap with others, or cannot be read.
     """
     section = prepared.config.quantize
@@ -174,9 +173,7 @@ def find_smallest(measure: Callable[[int], FrontierPoint], most: int, bound: flo
 
 
 def _read_validation(prepared: Prepared, section: ValidationSection, bound: float) -> _Validation:
-    if prepared.config.labels is None:
-        raise ConfigError("max_drop needs 'labels', which say what class each validation folder is")
-    labels = [parse_label(line) for line in read_label_lines(prepared.config, prepared.source.classifier.num_classes)]
+    labels = read_build_labels(prepared.config, prepared.source.classifier.num_classes)
     folder = list_images(Path(section.data))
     truth_of = dict(zip(folder.paths, match_classes(folder, labels), strict=True))
     paths = folder.paths if section.count is None else choose_balanced(folder, section.count, section.seed)

@@ -16,7 +16,7 @@ from nestforge.artifact.manifest import (
     TuningRecord,
     format_manifest,
 )
-from nestforge.data.imagefolder import Label, read_labels
+from nestforge.data.labels import Label, number_labels, read_artifact_labels
 from nestforge.engines import get_engine
 from nestforge.engines.base import Parallelism, Session, Settings
 from nestforge.engines.machine import count_available_cores, read_machine
@@ -128,8 +128,8 @@ def open_artifact(folder: StrPath, *, verify: bool = True) -> Artifact:
 
 def _read_class_names(folder: Path, manifest: Manifest) -> tuple[Label, ...]:
     if LABELS_FILE not in manifest.outputs:
-        return tuple(Label(str(index)) for index in range(manifest.classes))
-    labels = read_labels(folder / LABELS_FILE)
+        return number_labels(manifest.classes)
+    labels = read_artifact_labels(folder / LABELS_FILE)
     if len(labels) != manifest.classes:
         raise ArtifactError(
             f"{folder / LABELS_FILE} has {len(labels)} lines but the model {manifest.classes} classes; build again"

@@ -26,16 +26,17 @@ from nestforge.artifact.manifest import (
     write_manifest,
 )
 from nestforge.compile.images import BuildImages
+from nestforge.compile.labels import IMAGENET, read_build_labels
 from nestforge.compile.onnxfile import serialize
 from nestforge.compile.plan import Prepared, prepare
-from nestforge.compile.source import Source, load_source, read_config_labels
+from nestforge.compile.source import Source, load_source
 from nestforge.compile.warnings import describe_layers, find_warnings
 from nestforge.config import BuildConfig
-from nestforge.data.imagefolder import format_label
+from nestforge.data.labels import format_label, number_labels
 from nestforge.engines import get_engine
 from nestforge.engines.base import Engine, Kernel, Session
 from nestforge.engines.machine import read_machine
-from nestforge.errors import ConfigError, DataError, ModelError
+from nestforge.errors import ConfigError, ModelError
 from nestforge.files import atomic_write_folder, check_output_folder
 from nestforge.progress import Progress, advance_over, no_progress
 
@@ -92,10 +93,10 @@ def build_artifact(
         raise ConfigError(f"{config.engine} has no {wanted} on this CPU; choose another {key} or engine")
     with progress("reading the model", None):
         source = load_source(config, progress)
-    labels = read_label_lines(config, source.classifier.num_classes)
+    labels = read_build_labels(config, source.classifier.num_classes)
 
     with atomic_write_folder(output, overwrite=overwrite) as folder:
-        prepared = prepare(config, source, progress)
+        prepared = prepare(config, source, progress, labels=labels or number_labels(source.classifier.num_classes))
         quantization, controlled = None, None
         layers = describe_layers(source.model)
         chosen: Collection[str] = ()
@@ -106,7 +107,7 @@ def build_artifact(
             quantization = prepared.plan.apply(source.model, kept_in_float=kept_in_float)
         (folder / MODEL_FILE).write_bytes(serialize(source.model))
         if labels:
-            (folder / LABELS_FILE).write_text("".join(f"{line}\n" for line in labels), encoding="utf-8")
+            (folder / LABELS_FILE).write_text("".join(f"{format_label(label)}\n" for label in labels), encoding="utf-8")
         with progress("compiling the built model", None):
             settings = dataclasses.replace(prepared.settings, dtype=config.execution_dtype)
             built = engine.open(folder / MODEL_FILE, settings)
@@ -161,17 +162,8 @@ def _complete(config: BuildConfig, source: Source) -> BuildConfig:
     return config if config.preprocess is None else config.model_copy(update={"preprocess": source.preprocess})
 
 
-def read_label_lines(config: BuildConfig, num_classes: int) -> list[str]:
-    labels = read_config_labels(config)
-    if labels is None:
-        return []
-    if len(labels) != num_classes:
-        raise DataError(f"labels {config.labels!r} has {len(labels)} lines but the model has {num_classes} classes")
-    return [format_label(label) for label in labels]
-
-
 def _record_labels(config: BuildConfig) -> dict[str, FileRecord]:
-    return {config.labels: record_file(Path(config.labels))} if config.labels not in (None, "imagenet") else {}
+    return {config.labels: record_file(Path(config.labels))} if config.labels not in (None, IMAGENET) else {}
 
 
 def _measure_parity(source: Session, built: Session, images: BuildImages, progress: Progress) -> Parity:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 
@@ -19,6 +19,7 @@ from nestforge.compile.passes.split_radix import find_origin
 from nestforge.compile.quantize import find_activations, find_convolutions, is_weighted, quantize_graph
 from nestforge.compile.source import Source
 from nestforge.config import BuildConfig, QuantizeSection
+from nestforge.data.labels import Label
 from nestforge.engines import get_engine
 from nestforge.engines.base import Engine, Settings
 from nestforge.engines.machine import count_available_cores, read_machine
@@ -87,8 +88,10 @@ class Prepared:
         }
 
 
-def prepare(config: BuildConfig, source: Source, progress: Progress) -> Prepared:
+def prepare(config: BuildConfig, source: Source, progress: Progress, *, labels: Sequence[Label] = ()) -> Prepared:
     """Make a graph ready to be quantized, in place, and measure its ranges on the calibration images.
+
+    With `labels`, the classes of the datasets are compared with them first, as `BuildImages` does.
 
     Raises:
         NestForgeError: as `plan_quantization`; where the calibration images cannot be used, a convolution to skip
@@ -97,7 +100,7 @@ def prepare(config: BuildConfig, source: Source, progress: Progress) -> Prepared
     engine = get_engine(config.engine)
     height, width = source.height, source.width
     batch = source.classifier.fixed_batch or CALIBRATION_BATCH
-    images = BuildImages(config, source.preprocess, (height, width), batch=batch)
+    images = BuildImages(config, source.preprocess, (height, width), batch=batch, labels=labels)
     settings = Settings(batch=batch, height=height, width=width, threads=count_available_cores())
     original = serialize(source.model)
     kernel_macs = count_graph_macs(source.model, height, width)

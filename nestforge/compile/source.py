@@ -13,13 +13,13 @@ from nestforge.compile.classifier import DEFAULT_SIDE, ImageClassifier, adapt_cl
 from nestforge.compile.export import ResolvedWeights, resolve_weights
 from nestforge.compile.filledweights import fill_weights
 from nestforge.compile.images import make_random_images
+from nestforge.compile.labels import read_config_labels
 from nestforge.compile.onnxfile import read_onnx_file
 from nestforge.compile.operators import name_foreign_operators, refuse_foreign_operators
 from nestforge.compile.pixels import fit_preprocess
 from nestforge.compile.probe import probe_model
 from nestforge.compile.scorekind import append_softmax
 from nestforge.config import BuildConfig
-from nestforge.data.imagefolder import Label, read_imagenet_labels, read_labels
 from nestforge.data.preprocess import Preprocess, make_reference_preprocess
 from nestforge.engines import get_engine
 from nestforge.engines.base import Settings
@@ -132,17 +132,6 @@ def _check_published_classes(weights: ResolvedWeights, variant: Variant) -> None
         f"state how its images are prepared, as 'preprocess: {{ops: [{crop}]}}' for the published crop, or "
         f"'preprocess: {{ops: [{whole}]}}' for whole images of, say, 64x64 pixels"
     )
-
-
-def read_config_labels(config: BuildConfig) -> tuple[Label, ...] | None:
-    """Return the labels that a build file names, or None where it names none.
-
-    Raises:
-        DataError: the file cannot be used.
-    """
-    if config.labels is None:
-        return None
-    return read_imagenet_labels() if config.labels == "imagenet" else read_labels(Path(config.labels))
 
 
 def _check_geometry(preprocess: Preprocess, classifier: ImageClassifier) -> tuple[int, int]:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import posixpath
-import tarfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from nestforge.data.imagefolder import SUFFIXES
 from nestforge.data.images import EncodedImage, ImageFile
 from nestforge.data.storage import EXTRA, describe_error, is_remote, open_file
 from nestforge.errors import DataError, NestForgeError
@@ -20,10 +18,9 @@ if TYPE_CHECKING:
     import pyarrow.parquet
 
 MAX_IMAGE_BYTES = 256 << 20
-MAX_LABEL_BYTES = 1 << 10
 ROWS_READ_AHEAD = 64
 IMAGE_COLUMNS = ("image", "img", "jpg", "jpeg", "png", "bytes")
-LABEL_COLUMNS = ("label", "labels", "cls", "class", "wnid")
+LABEL_COLUMNS = ("label", "labels", "cls", "class", "wnid", "fine_label")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +71,7 @@ class RemoteImage:
         with open_file(self.url) as file:
             data: bytes = file.read(MAX_IMAGE_BYTES + 1)
         if len(data) > MAX_IMAGE_BYTES:
-            raise DataError(_describe_too_large())
+            raise DataError(describe_too_large())
         return data
 
 
@@ -87,83 +84,6 @@ class FolderPart:
     def read(self) -> Iterator[Sample]:
         for folder, key, url in self.files:
             yield Sample(key=key, label=folder or None, image=RemoteImage(url) if is_remote(url) else Path(url))
-
-
-@dataclass(frozen=True, kw_only=True)
-class TarPart:
-    """One tar shard in WebDataset's layout: consecutive files with the same name up to the first dot are one sample.
-
-    ``KEY.jpg`` (or another image suffix) is the image, ``KEY.cls`` the class as an index or a name. Without
-    ``KEY.cls`` the class is the folder in KEY, if there is one.
-    """
-
-    url: str
-
-    def read(self) -> Iterator[Sample]:
-        count = 0
-        try:
-            with open_file(self.url) as file:
-                watched: Any = _WatchedFile(file)
-                with tarfile.open(fileobj=watched, mode="r|") as tar:
-                    for sample in self._group(tar):
-                        count += 1
-                        yield sample
-                if watched.ran_out and count:
-                    raise EOFError("its end is missing")
-        except (tarfile.TarError, EOFError, OSError, ValueError) as error:
-            raise DataError(
-                f"shard {self.url} is damaged after {count} samples ({error}); fetch it again or leave it out"
-            ) from error
-        if not count:
-            raise DataError(f"shard {self.url} has no samples; name its files KEY.jpg and KEY.cls")
-
-    def _group(self, tar: tarfile.TarFile) -> Iterator[Sample]:
-        key: str | None = None
-        files: dict[str, bytes | str] = {}
-        for member in tar:
-            if not member.isfile() or posixpath.basename(member.name).startswith("."):
-                continue
-            folder, name = posixpath.split(member.name)
-            stem, _, suffix = name.partition(".")
-            found = posixpath.join(folder, stem).removeprefix("./")
-            if key is not None and found != key:
-                yield self._make_sample(key, files)
-                files = {}
-            key = found
-            suffix = suffix.lower()
-            limit = MAX_LABEL_BYTES if suffix == "cls" else MAX_IMAGE_BYTES if f".{suffix}" in SUFFIXES else None
-            if limit is not None and suffix not in files:
-                content = tar.extractfile(member) if member.size <= limit else None
-                files[suffix] = content.read() if content else _describe_too_large()
-        if key is not None:
-            yield self._make_sample(key, files)
-
-    def _make_sample(self, key: str, files: dict[str, bytes | str]) -> Sample:
-        name = f"{posixpath.basename(self.url)}/{key}"
-        label: str | int | None = posixpath.basename(posixpath.dirname(key)) or None
-        if isinstance(written := files.pop("cls", None), bytes):
-            label = parse_label_value(written.decode("utf-8", "replace").strip())
-        if not files:
-            return Sample(
-                key=name, label=label, image=MissingImage(name, "the sample has no image file, such as KEY.jpg")
-            )
-        suffix, data = next(iter(files.items()))
-        name = f"{name}.{suffix}"
-        image = EncodedImage(name, data) if isinstance(data, bytes) else MissingImage(name, data)
-        return Sample(key=name, label=label, image=image)
-
-
-class _WatchedFile:
-    """A file that remembers whether a read reached its end; tarfile itself accepts an archive that was cut off."""
-
-    def __init__(self, file: Any) -> None:
-        self._file = file
-        self.ran_out = False
-
-    def read(self, size: int) -> bytes:
-        data: bytes = self._file.read(size)
-        self.ran_out |= not data
-        return data
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,7 +113,7 @@ class ParquetPart:
         name = f"{posixpath.basename(self.url)}#{row}"
         data = value.get("bytes") if isinstance(value, dict) else value
         if data is None or len(data) > MAX_IMAGE_BYTES:
-            reason = "the row has no image" if data is None else _describe_too_large()
+            reason = "the row has no image" if data is None else describe_too_large()
             return Sample(key=name, label=label, image=MissingImage(name, reason))
         return Sample(key=name, label=label, image=EncodedImage(name, data))
 
@@ -252,5 +172,6 @@ def choose_columns(url: str, schema: pyarrow.Schema) -> tuple[str, str | None]:
     return images[0], labels[0] if labels else None
 
 
-def _describe_too_large() -> str:
-    return f"more than {MAX_IMAGE_BYTES >> 20} MiB"
+def describe_too_large(limit_bytes: int = MAX_IMAGE_BYTES) -> str:
+    """Say that a file or a value is over its limit."""
+    return f"more than {limit_bytes >> 20} MiB" if limit_bytes >= 1 << 20 else f"more than {limit_bytes >> 10} KiB"

@@ -15,10 +15,11 @@ from typing import Annotated, Literal, Self
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from nestforge.data.images import AnyImage, PixelImage
 from nestforge.errors import ConfigError, DataError
+from nestforge.schema import explain_invalid
 
 ImageHWC = npt.NDArray[np.uint8]  # (H, W, 3) RGB
 
@@ -38,6 +39,15 @@ BLACK = (0, 0, 0)
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+
+_LARGEST_STD = 2.0  # inputs within a quarter to either side
+_LEAST_STD = 1 / 512  # half of 1/255, which leaves pixels between 0 and 255
+_PUBLISHED = (  # mean and std of training sets, which are what gets swapped
+    (IMAGENET_MEAN, IMAGENET_STD),
+    ((0.4815, 0.4578, 0.4082), (0.2686, 0.2613, 0.2758)),  # OpenAI's CLIP
+    ((0.4914, 0.4822, 0.4465), (0.247, 0.2435, 0.2616)),  # CIFAR-10
+    ((0.5071, 0.4866, 0.4409), (0.2673, 0.2564, 0.2762)),  # CIFAR-100
+)
 
 
 class _Op(BaseModel):
@@ -149,7 +159,12 @@ Triple = tuple[float, float, float]
 
 
 class Preprocess(BaseModel):
-    """Decode to RGB, apply `ops` in order, then (pixel / 255 - mean) / std per channel, in the order `channels`."""
+    """Decode to RGB, apply `ops` in order, then (pixel / 255 - mean) / std per channel, in the order `channels`.
+
+    So mean is between 0 and 1, and std between 1/512 and 2. Models that take pixels from 0 to 1 have mean 0 and std 1,
+    from -1 to 1 both 0.5, from 0 to 255 mean 0 and std 1/255; with only a mean subtracted, as in Caffe, mean / 255 and
+    std 1/255. What cannot be right, such as values for pixels from 0 to 255, is refused.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
@@ -163,6 +178,9 @@ class Preprocess(BaseModel):
     def _check(self) -> Self:
         if min(self.std) <= 0:
             raise ValueError("std must be above 0")
+        problem = _find_wrong_scale(self.mean, self.std)
+        if problem is not None:
+            raise ValueError(problem)
         return self
 
     @property
@@ -202,6 +220,38 @@ class Preprocess(BaseModel):
             for op in self.ops
         ]
         return " -> ".join([self.channels.upper(), *steps, f"mean {list(self.mean)} std {list(self.std)}"])
+
+
+def _find_wrong_scale(mean: Triple, std: Triple) -> str | None:
+    """Say what is surely wrong with a mean and std of pixels divided by 255, and what may have been meant."""
+    if min(mean) < 0:
+        return f"mean {_show(mean)} is negative, but it is subtracted: give it without the sign"
+    if max(mean) > 1 or max(std) > _LARGEST_STD:
+        meant_mean = _divide(mean, 255) if max(mean) > 1 else mean
+        meant_std = _divide(std, 255) if max(std) > _LARGEST_STD or min(std) >= 1 else std
+        if max(meant_mean) > 1 or max(meant_std) > _LARGEST_STD:
+            return f"mean {_show(mean)} is not within 0 to 1, or std {_show(std)} not within 1/512 to {_LARGEST_STD:g}"
+        return (
+            f"mean {_show(mean)} or std {_show(std)} is of pixels from 0 to 255, but pixels are divided by 255 first: "
+            f"write mean {_show(meant_mean)} and std {_show(meant_std)}"
+        )
+    if max(std) < _LEAST_STD:
+        return (
+            f"std {_show(std)} makes inputs as large as {1 / min(std):.3g}, but pixels are divided by 255 already: "
+            f"write std {_show(_divide(std, 1 / 255))}, and mean on the same scale"
+        )
+    for right_mean, right_std in _PUBLISHED:
+        if np.allclose(mean, right_std, atol=2e-3) and np.allclose(std, right_mean, atol=2e-3):
+            return f"mean {_show(mean)} and std {_show(std)} are swapped"
+    return None
+
+
+def _divide(values: Triple, by: float) -> Triple:
+    return values[0] / by, values[1] / by, values[2] / by
+
+
+def _show(values: Triple) -> str:
+    return f"[{', '.join(f'{value:.6g}' for value in values)}]"
 
 
 def make_reference_preprocess(size: int) -> Preprocess:
@@ -295,5 +345,7 @@ def parse_preprocess(data: object) -> Preprocess:
     """
     try:
         return Preprocess.model_validate_json(json.dumps(data))
+    except ValidationError as error:
+        raise ConfigError(f"bad preprocessing: {explain_invalid(error, Preprocess)}") from error
     except (ValueError, TypeError) as error:
-        raise ConfigError(f"bad preprocessing: {str(error).splitlines()[-1].strip()}") from error
+        raise ConfigError(f"bad preprocessing: {str(error).splitlines()[0]}") from error

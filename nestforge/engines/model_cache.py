@@ -1,7 +1,8 @@
 """A cache of compiled models on disk, so that only the first process that opens an artifact waits for the compiler.
 
 The name of a file is a hash of everything its content depends on. The file begins with the sha256 of the rest, so a
-model that was cut short or changed is compiled again. Nothing here raises: without a usable folder there is no cache.
+model that was cut short or changed is compiled again. Nothing here raises: without a usable folder there is no cache,
+and one warning.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from pathlib import Path
 
 from nestforge.engines.machine import read_machine
 from nestforge.errors import NestForgeError
-from nestforge.files import atomic_write, cache_folder
+from nestforge.files import atomic_write, cache_folder, warn_of_no_cache
 
 ENV_VAR = "NESTFORGE_COMPILED"  # "0": neither read nor written
 MAX_TOTAL_BYTES = 2 << 30
@@ -25,9 +26,12 @@ def name_compiled(**depends_on: object) -> Path | None:
     """Return the cache path of the compiled model for these values and this CPU, or None if the cache is off."""
     if os.environ.get(ENV_VAR) == "0":
         return None
+    folder = cache_folder()
+    if folder is None:
+        return None
     machine = read_machine()
     text = json.dumps({**depends_on, "cpu": machine.cpu, "flags": machine.flags}, sort_keys=True, default=str)
-    return cache_folder() / "compiled" / f"{hashlib.sha256(text.encode()).hexdigest()}.blob"
+    return folder / "compiled" / f"{hashlib.sha256(text.encode()).hexdigest()}.blob"
 
 
 def read_compiled(path: Path) -> bytes | None:
@@ -45,10 +49,17 @@ def read_compiled(path: Path) -> bytes | None:
 
 def write_compiled(path: Path, compiled: bytes) -> None:
     """Cache a compiled model. Above `MAX_TOTAL_BYTES` in all, remove those that were unused longest."""
-    with contextlib.suppress(OSError, NestForgeError):
+    try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with atomic_write(path) as partial:
             partial.write_bytes(hashlib.sha256(compiled).digest() + compiled)
+    except OSError as error:
+        warn_of_no_cache(error)
+        return
+    except NestForgeError as error:
+        warn_of_no_cache(error.__cause__ if isinstance(error.__cause__, OSError) else error)
+        return
+    with contextlib.suppress(OSError):
         _remove_oldest(path.parent)
 
 

@@ -14,8 +14,8 @@ import numpy.typing as npt
 
 from nestforge.artifact.artifact import Artifact, open_artifact
 from nestforge.checks import check_range
-from nestforge.data.imagefolder import Label
 from nestforge.data.images import AnyImage, EncodedImage, PixelImage
+from nestforge.data.labels import Label
 from nestforge.data.loader import Unreadable
 from nestforge.data.preprocess import load_image
 from nestforge.engines.base import Images, Logits, Parallelism, Session

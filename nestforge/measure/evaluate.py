@@ -13,9 +13,10 @@ from typing import Any
 
 from nestforge.artifact.artifact import Artifact, open_artifact
 from nestforge.artifact.overlap import refuse_calibration_images
-from nestforge.data.imagefolder import Label, match_folders
+from nestforge.data.imagefolder import match_folders
+from nestforge.data.labels import Label
 from nestforge.data.loader import UnreadableImage
-from nestforge.data.parts import FolderPart
+from nestforge.data.parts import FolderPart, MissingImage
 from nestforge.data.sources import Source, fingerprint_source, list_local_files, locate_image, open_source
 from nestforge.errors import ConfigError, DataError
 from nestforge.files import StrPath, hash_json
@@ -75,10 +76,10 @@ def evaluate(
 ) -> Evaluation:
     """Count how often the true class is first, and among the first five.
 
-    `dataset` is a folder with one subfolder per class, called by the wnid or the name in the artifact's labels; or tar
-    shards or Parquet; here or at a URL. `limit` takes that many images of a folder, evenly over the classes and always
-    the same ones. Unreadable images are left out of every count. `allow_overlap` takes images whose content an int8
-    artifact was calibrated on; `verify` as in `open_artifact`.
+    `dataset` is a folder with one subfolder per class, called by the wnid or the name in the artifact's labels; or a
+    list of images (``path,label``); or tar shards or Parquet; here or at a URL. `limit` takes that many images of a
+    folder or list, evenly over the classes and always the same ones. Unreadable images are left out of every count.
+    `allow_overlap` takes images whose content an int8 artifact was calibrated on; `verify` as in `open_artifact`.
 
     `ray` is the address of a Ray cluster, or ``local`` for one of this machine's cores, with `workers` (default: as
     many as fit the cluster) of `threads` (default 1; without Ray all cores). `output` is a Parquet file with a row for
@@ -277,17 +278,19 @@ def fingerprint_evaluation(artifact: Artifact, source: Source) -> dict[str, Any]
 
 
 def check_classes(source: Source, labels: Sequence[Label]) -> None:
-    """Refuse classes the labels do not name before any work: all of a folder, the first of shards.
+    """Refuse classes the labels do not name before any work: all of a folder or list, the first of shards.
 
     Raises:
         DataError: such a class, or none.
     """
     if source.kind == "folder":
-        folders = [folder for part in source.parts if isinstance(part, FolderPart) for folder, _, _ in part.files]
-        match_folders(source.url, folders, labels)
+        files = [file for part in source.parts if isinstance(part, FolderPart) for file in part.files]
+        folders, keys = [folder for folder, _, _ in files], [key for _, key, _ in files]
+        match_folders(source.url, folders, labels, keys=keys, is_list=source.is_list)
         return
     truths = TruthFinder(labels)
-    for sample in islice(source.parts[0].read(), 1):
+    readable = (sample for sample in source.parts[0].read() if not isinstance(sample.image, MissingImage))
+    for sample in islice(readable, 1):
         try:
             truths.find(sample.label)
         except DataError as error:

@@ -11,7 +11,7 @@ from typing import Literal
 
 import numpy as np
 
-from nestforge.data.imagefolder import Label
+from nestforge.data.labels import Label
 from nestforge.errors import DataError
 from nestforge.files import StrPath, atomic_write
 from nestforge.measure.predictions import PredictionTable

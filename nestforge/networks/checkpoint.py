@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
 import os
+import shutil
+import tempfile
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
@@ -11,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from nestforge.errors import ModelError
-from nestforge.files import cache_folder, hash_file
+from nestforge.files import cache_folder, hash_file, warn_of_no_cache
 from nestforge.networks.layers import Weights, expected_shapes
 from nestforge.networks.state_dict import find_state
 from nestforge.networks.tensor_file import MAX_CHECKPOINT_BYTES, read_tensor_file, to_float32
@@ -92,7 +96,8 @@ def _suggest_variant(data: object) -> str:
 def fetch_checkpoint(variant: Variant, *, progress: Progress = no_progress) -> Path:
     """Return the path of the authors' checkpoint in the cache; download it first if it is missing.
 
-    The cache is ``$NESTFORGE_CACHE`` or ``~/.cache/nestforge``. The file's sha256 must begin with the published prefix.
+    The cache is ``$NESTFORGE_CACHE`` or ``~/.cache/nestforge``; where it cannot be written, the checkpoint lies in a
+    temporary folder until this process ends. The file's sha256 must begin with the published prefix.
 
     Raises:
         ModelError: no official weights, no network access, or a hash that does not match.
@@ -100,13 +105,37 @@ def fetch_checkpoint(variant: Variant, *, progress: Progress = no_progress) -> P
     url = variant.weights_url
     if url is None:
         raise ModelError(f"{variant.name} has no official weights; give --weights FILE or --seed N")
-    path = cache_folder() / url.rsplit("/", 1)[1]
+    name = url.rsplit("/", 1)[1]
+    folder = cache_folder()
+    if folder is None or not os.path.isfile(folder / name):  # noqa: PTH113 (Path.is_file raises where it may not look)
+        folder = _choose_download_folder(folder)
+    path = folder / name
     if not path.is_file():
         _download(url, path, progress)
     found = hash_file(path)
     if not found.startswith(str(variant.sha256_prefix)):
         raise ModelError(f"{path} has sha256 {found[:8]}..., not {variant.sha256_prefix}...; delete it and try again")
     return path
+
+
+def _choose_download_folder(cache: Path | None) -> Path:
+    """Return the cache, or a temporary folder where nothing can be written to it."""
+    if cache is not None:
+        try:
+            cache.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=cache):
+                return cache
+        except OSError as error:
+            warn_of_no_cache(error)
+    return _make_temporary_folder()
+
+
+@functools.cache
+def _make_temporary_folder() -> Path:
+    """Return the temporary folder of this process, which goes away with it."""
+    folder = Path(tempfile.mkdtemp(prefix="nestforge-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
 
 
 def _download(url: str, path: Path, progress: Progress) -> None:

@@ -12,7 +12,7 @@ from typing import Any, overload
 from nestforge import __version__
 from nestforge.artifact.artifact import Artifact, open_artifact
 from nestforge.checks import check_range
-from nestforge.data.imagefolder import format_label
+from nestforge.data.labels import format_label
 from nestforge.data.loader import UnreadableImage
 from nestforge.data.sources import Source, locate_image, open_images
 from nestforge.errors import DataError
@@ -72,7 +72,7 @@ def predict(
     verify: bool = True,
     progress: Progress = no_progress,
 ) -> Predictions:
-    """Classify images: a file, a list of files, a folder, tar shards or Parquet, here or at a URL.
+    """Classify images: files, folders, lists of images, tar shards or Parquet, here or at a URL.
 
     An image that cannot be read has an `error` and no classes. `output` is a Parquet file with a row for every image.
     `ray` is the address of a Ray cluster, or ``local``, with `workers` (default: as many as fit the cluster) of

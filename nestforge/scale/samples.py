@@ -8,10 +8,10 @@ from contextlib import closing
 from dataclasses import dataclass
 
 from nestforge.artifact.manifest import Manifest
-from nestforge.data.imagefolder import Label, index_aliases
 from nestforge.data.images import AnyImage, EncodedImage
+from nestforge.data.labels import ClassNames, Label
 from nestforge.data.loader import Unreadable
-from nestforge.data.parts import Part, Sample
+from nestforge.data.parts import MissingImage, Part, Sample
 from nestforge.errors import DataError
 from nestforge.inference.classifier import Classifier
 from nestforge.scale.rows import Row
@@ -85,7 +85,7 @@ class _Admission:
         for part, position, sample in samples:
             self._refuse_calibration_image(sample)
             truth = None
-            if self._truths is not None:
+            if self._truths is not None and not isinstance(sample.image, MissingImage):
                 try:
                     truth = self._truths.find(sample.label)
                 except DataError as error:
@@ -122,7 +122,7 @@ class TruthFinder:
 
     def __init__(self, labels: Sequence[Label]) -> None:
         self.labels = labels
-        self._index_of, self._ambiguous = index_aliases(labels)
+        self._names = ClassNames(labels)
 
     def find(self, label: str | int | None) -> int:
         """Return the class index.
@@ -136,7 +136,8 @@ class TruthFinder:
             if not 0 <= label < len(self.labels):
                 raise DataError(f"class {label} is outside the artifact's {len(self.labels)} classes")
             return label
-        if label not in self._index_of:
-            why = "names more than one of" if label in self._ambiguous else "is none of"
+        index = self._names.find(label)
+        if index is None:
+            why = "names more than one of" if self._names.is_ambiguous(label) else "is none of"
             raise DataError(f"class {label!r} {why} the artifact's labels ({self.labels[0].aliases[0]}, ...)")
-        return self._index_of[label]
+        return index

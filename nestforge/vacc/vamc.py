@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from nestforge.config import (
     BuildConfig,
@@ -17,7 +17,7 @@ from nestforge.config import (
 from nestforge.data.preprocess import CenterCrop, GeometryOp, Preprocess, Resize, make_reference_preprocess
 from nestforge.errors import ConfigError
 from nestforge.networks.zoo import VARIANTS, Variant
-from nestforge.schema import parse, read_yaml
+from nestforge.schema import explain_invalid, parse, read_yaml
 
 Side = Annotated[int, Field(ge=1, le=8192)]
 Text = Annotated[str, Field(min_length=1, max_length=4096, pattern=r"^[^\x00-\x1f]+$")]
@@ -89,7 +89,7 @@ class VendorCrop(_Part):
 
 
 class Normalize(_Part):
-    """Mean and std of pixels divided by 255 or, if a mean is above 1, of pixels from 0 to 255."""
+    """Mean and std of pixels divided by 255 or, if a mean is above 1 or a std above 2, of pixels from 0 to 255."""
 
     type: Literal["Normalize"]
     mean: Triple
@@ -292,13 +292,16 @@ def _make_preprocess(file: VamcFile, notes: list[str]) -> Preprocess:
         elif isinstance(op, VendorCrop):
             steps.append(CenterCrop(size=op.crop_size[0] if isinstance(op.crop_size, tuple) else op.crop_size))
         elif isinstance(op, Normalize):
-            unit = 255.0 if max(op.mean) > 1 else 1.0
+            unit = 255.0 if max(op.mean) > 1 or max(op.std) > 2 else 1.0
             mean, std = _scale(op.mean, unit), _scale(op.std, unit)
         elif isinstance(op, CvtColor) and op.code == "RGB2BGR":
             channels = "bgr"
         elif isinstance(op, CvtColor) and op.code == "BGR2RGB":
             notes.append("CvtColor BGR2RGB changes nothing: images are decoded to RGB here")
-    preprocess = Preprocess(ops=tuple(steps), mean=mean, std=std, channels="bgr" if channels == "bgr" else "rgb")
+    try:
+        preprocess = Preprocess(ops=tuple(steps), mean=mean, std=std, channels="bgr" if channels == "bgr" else "rgb")
+    except ValidationError as error:
+        raise ConfigError(f"dataset.process_ops: Normalize: {explain_invalid(error, Preprocess)}") from error
     if preprocess.output_hw != (height, width):
         made = preprocess.output_hw
         shown = f"{made[0]}x{made[1]}" if made else "images of no fixed size"

@@ -9,7 +9,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from nestforge.data.imagefolder import ImageFolder, Label, match_classes, read_imagenet_labels, read_labels
+from nestforge.data.imagefolder import ImageFolder, match_classes
+from nestforge.data.labelfiles import read_labels
+from nestforge.data.labels import Label, read_imagenet_labels
 from nestforge.errors import DataError
 from nestforge.files import atomic_write, read_small_file
 from nestforge.inference.topk import rank_classes

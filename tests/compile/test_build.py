@@ -249,11 +249,16 @@ def test_both_engines_give_the_same_int8_answers(engine: str, slim_config: Confi
             ConfigError,
             "preprocess",
         ),
+        (
+            {"preprocess": {"ops": [{"op": "resize", "size": [56, 56]}], "mean": [123.675, 116.28, 103.53]}},
+            ConfigError,
+            r"preprocess: mean .* write mean \[0\.485, 0\.456, 0\.406\] and std \[0\.229, 0\.224, 0\.225\]",
+        ),
         ({"model": {"name": "resnest51", "seed": 0}}, ModelError, "did you mean 'resnest50"),
         ({"model": {"onnx": "none.onnx"}}, ModelError, "no ONNX file"),
         ({"calibration": {"data": "no/where"}}, DataError, "no dataset folder"),
         ({"labels": "none.txt"}, DataError, "cannot read label file"),
-        ({"labels": "imagenet"}, DataError, "has 1000 lines but the model has 10 classes"),
+        ({"labels": "imagenet"}, DataError, "has 1000 names but the model has 10 classes"),
     ],
 )
 def test_bad_input_is_one_line_and_leaves_nothing(

@@ -8,25 +8,19 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nestforge.data.imagefolder import (
-    Label,
-    choose_balanced,
-    list_images,
-    match_classes,
-    read_imagenet_labels,
-    read_labels,
-)
+from nestforge.data.imagefolder import choose_balanced, list_images, match_classes
+from nestforge.data.labels import Label, read_imagenet_labels
 from nestforge.data.loader import Batch, Unreadable, load_batches
 from nestforge.data.preprocess import make_reference_preprocess, normalize_images, read_image
 from nestforge.errors import DataError
 
 
-def test_list_is_sorted_by_class_and_ignores_other_files(dataset: Path, tmp_path: Path) -> None:
+def test_list_is_sorted_by_class_and_skips_hidden_files(dataset: Path, tmp_path: Path) -> None:
     listed = list_images(dataset)
     assert len(listed.paths) == 40
     assert list(listed.folders) == sorted(listed.folders)
     (tmp_path / "a").mkdir()
-    for name in ("B.JPEG", "a.jpg", "notes.txt", ".hidden.jpg"):
+    for name in ("B.JPEG", "a.jpg", ".hidden.jpg"):
         (tmp_path / "a" / name).write_bytes(b"x")
     assert [path.name for path in list_images(tmp_path).paths] == ["B.JPEG", "a.jpg"]
 
@@ -81,18 +75,6 @@ def test_imagenet_labels() -> None:
     assert labels[207].name == "golden retriever"
     wnids = [str(label.wnid) for label in labels]
     assert wnids == sorted(set(wnids))
-
-
-def test_label_files(tmp_path: Path) -> None:
-    path = tmp_path / "labels.txt"
-    path.write_text("n01\tone\n\nn02\ttwo words\n", encoding="utf-8")
-    assert read_labels(path) == (Label("one", "n01"), Label("two words", "n02"))
-    for content in (b"", b"\xff\xfe\x00"):
-        path.write_bytes(content)
-        with pytest.raises(DataError, match="label file"):
-            read_labels(path)
-    with pytest.raises(DataError, match="cannot read"):
-        read_labels(tmp_path / "none.txt")
 
 
 def test_batches_keep_order_and_report_what_is_broken(dataset: Path, tmp_path: Path) -> None:

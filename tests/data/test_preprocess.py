@@ -247,3 +247,64 @@ def test_bad_descriptions() -> None:
     ):
         with pytest.raises(ConfigError, match="bad preprocessing"):
             parse_preprocess(data)
+
+
+def read_scale(mean: list[float], std: list[float]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    preprocess = parse_preprocess({"mean": mean, "std": std})
+    return preprocess.mean, preprocess.std
+
+
+LEGITIMATE = {
+    "imagenet": ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]),
+    "zero_to_one": ([0, 0, 0], [1, 1, 1]),
+    "minus_one_to_one": ([0.5, 0.5, 0.5], [0.5, 0.5, 0.5]),
+    "half_around_zero": ([0.5, 0.5, 0.5], [1.0, 1.0, 1.0]),
+    "zero_to_255": ([0, 0, 0], [1 / 255, 1 / 255, 1 / 255]),
+    "zero_to_255_rounded": ([0, 0, 0], [0.0039, 0.0039, 0.0039]),
+    "caffe": ([103.939 / 255, 116.779 / 255, 123.68 / 255], [1 / 255, 1 / 255, 1 / 255]),
+    "caffe_scaled": ([103.939 / 255, 116.779 / 255, 123.68 / 255], [1 / 255 / 0.017] * 3),
+    "lite": ([127 / 255] * 3, [128 / 255] * 3),
+    "mnist": ([0.1307] * 3, [0.3081] * 3),
+    "inverted": ([1.0, 1.0, 1.0], [0.5, 0.5, 0.5]),
+    "bgr_order": ([0.406, 0.456, 0.485], [0.225, 0.224, 0.229]),
+    "one_black_channel": ([0.0, 0.456, 0.406], [1.0, 0.224, 0.225]),
+}
+
+
+@pytest.mark.parametrize("name", LEGITIMATE)
+def test_scales_that_models_have_are_taken_as_they_are(name: str) -> None:
+    mean, std = LEGITIMATE[name]
+    assert read_scale(mean, std) == (tuple(mean), tuple(std))
+
+
+WRONG = {
+    "pixels": (
+        ([123.675, 116.28, 103.53], [58.395, 57.12, 57.375]),
+        r"write mean \[0\.485, 0\.456, 0\.406\] and std \[0\.229, 0\.224, 0\.225\]",
+    ),
+    "integers": (([127, 127, 127], [128, 128, 128]), r"write mean \[0\.498039, .* and std \[0\.501961, "),
+    "caffe": (([123.68, 116.779, 103.939], [1, 1, 1]), r"write mean \[0\.48502, .* and std \[0\.00392157, "),
+    "mean_alone": (([123.675, 116.28, 103.53], [0.229, 0.224, 0.225]), r"and std \[0\.229, 0\.224, 0\.225\]"),
+    "std_alone": (([0.485, 0.456, 0.406], [58.395, 57.12, 57.375]), r"write mean \[0\.485, .* and std \[0\.229, "),
+    "only_divided": (([0, 0, 0], [255, 255, 255]), r"write mean \[0, 0, 0\] and std \[1, 1, 1\]"),
+    "one_channel": (([0.485, 0.456, 103.53], [0.229, 0.224, 0.225]), "of pixels from 0 to 255"),
+    "16_bits": (([32768, 32768, 32768], [0.5, 0.5, 0.5]), "not within 0 to 1"),
+    "negative": (([-0.485, -0.456, -0.406], [0.229, 0.224, 0.225]), "is negative, but it is subtracted"),
+    "negative_std": (([0.5, 0.5, 0.5], [-0.5, 0.5, 0.5]), "std must be above 0"),
+    "divided_twice": (
+        ([0.485 / 255, 0.456 / 255, 0.406 / 255], [0.229 / 255, 0.224 / 255, 0.225 / 255]),
+        r"divided by 255 already: write std \[0\.229, 0\.224, 0\.225\]",
+    ),
+    "swapped": (([0.229, 0.224, 0.225], [0.485, 0.456, 0.406]), "are swapped"),
+    "swapped_clip": (([0.26862954, 0.26130258, 0.27577711], [0.48145466, 0.4578275, 0.40821073]), "are swapped"),
+    "swapped_cifar": (([0.2470, 0.2435, 0.2616], [0.4914, 0.4822, 0.4465]), "are swapped"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_scales_that_cannot_be_right_are_refused_with_what_was_meant(name: str) -> None:
+    (mean, std), message = WRONG[name]
+    with pytest.raises(ConfigError, match=message) as caught:
+        read_scale(mean, std)
+    assert "\n" not in str(caught.value)
+    assert "errors.pydantic.dev" not in str(caught.value)

@@ -73,7 +73,7 @@ def read_vdsp(path: Path) -> None:
 
 
 def read_labels(path: Path) -> None:
-    from nestforge.data.imagefolder import read_labels
+    from nestforge.data.labelfiles import read_labels
 
     read_labels(path)
 

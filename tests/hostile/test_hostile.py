@@ -10,13 +10,12 @@ from typing import Any
 
 import pytest
 
-from nestforge.data.imagefolder import SUFFIXES
 from tests.hostile.corpus import list_cases
 from tests.hostile.corpus.case import REFUSED, USED
 from tests.hostile.run import READERS, run_corpus
 
+CLASSES = 10  # of the artifact, and suffixes of the corpus's images
 IMAGE_KINDS = ("images", "names", "places")
-IMAGE_CLASSES = {suffix: f"class {index}" for index, suffix in enumerate(sorted(SUFFIXES))}
 UNLISTABLE = 4  # good images with a line break or bytes that are no text in their names
 BAD_AND_UNLISTABLE = 2
 
@@ -47,12 +46,15 @@ def test_there_are_enough(rows: list[dict[str, Any]]) -> None:
 def folder(root: Path, rows: list[dict[str, Any]]) -> Path:
     """All images together, in class folders by suffix, with a good one in each."""
     data = root / "data"
-    for name in IMAGE_CLASSES.values():
-        (data / name).mkdir(parents=True)
-        (data / name / "a good one.png").write_bytes((root / "kinds" / "images" / "plain.png").read_bytes())
-    for case in list_cases(root):
-        if case.kind in IMAGE_KINDS:
-            case.make(data / IMAGE_CLASSES[Path(case.name).suffix.lower()] / case.name)
+    cases = [case for case in list_cases(root) if case.kind in IMAGE_KINDS]
+    suffixes = sorted({Path(case.name).suffix.lower() for case in cases})
+    folder_of = {suffix: data / f"class {index}" for index, suffix in enumerate(suffixes)}
+    assert len(folder_of) == CLASSES
+    for path in folder_of.values():
+        path.mkdir(parents=True)
+        (path / "a good one.png").write_bytes((root / "kinds" / "images" / "plain.png").read_bytes())
+    for case in cases:
+        case.make(folder_of[Path(case.name).suffix.lower()] / case.name)
     return data
 
 
@@ -77,7 +79,7 @@ def test_evaluate_counts_the_good_ones(root: Path, folder: Path, rows: list[dict
     result = json.loads(done.stdout)
     assert {Path(row["image"]).name for row in result["unreadable_images"]} == expect(rows, REFUSED)
     assert result["unreadable"] == len(result["unreadable_images"])
-    assert result["images"] == len(expect(rows, USED)) + len(IMAGE_CLASSES)
+    assert result["images"] == len(expect(rows, USED)) + CLASSES
 
 
 def test_image2npz_converts_the_good_ones(root: Path, folder: Path, rows: list[dict[str, Any]]) -> None:
@@ -85,7 +87,7 @@ def test_image2npz_converts_the_good_ones(root: Path, folder: Path, rows: list[d
     done = run(IMAGE2NPZ, "--dataset_path", folder, "--target_path", out, "--text_path", root / "list.txt", code=1)
     listed = (root / "list.txt").read_text().splitlines()
     assert all(Path(name).is_file() for name in listed)
-    assert len(listed) == len(expect(rows, USED)) + len(IMAGE_CLASSES) - UNLISTABLE
+    assert len(listed) == len(expect(rows, USED)) + CLASSES - UNLISTABLE
     assert done.stderr.count(b"rename it") == UNLISTABLE + BAD_AND_UNLISTABLE
 
 

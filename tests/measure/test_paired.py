@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from nestforge.data.imagefolder import Label
+from nestforge.data.labels import Label
 from nestforge.errors import DataError, NestForgeError
 from nestforge.files import write_json
 from nestforge.measure.evaluate import evaluate, evaluate_all

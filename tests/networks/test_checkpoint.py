@@ -351,6 +351,25 @@ def test_download_is_checked_and_cached(tmp_path: Path, monkeypatch: pytest.Monk
     assert not list((tmp_path / "cache").glob("*.part"))
 
 
+@pytest.mark.parametrize("place", ["file", "no_home"])
+def test_download_goes_on_without_a_cache(place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    payload = b"weights" * 1000
+    variant = make_downloadable(payload, tmp_path, monkeypatch)
+    digest = hashlib.sha256(payload).hexdigest()[:8]
+    monkeypatch.setattr(Variant, "sha256_prefix", property(lambda self: digest), raising=False)
+    (tmp_path / "served" / f"resnest50-{digest}.pth").write_bytes(payload)
+    if place == "file":
+        (tmp_path / "cache").write_text("a file where the folder should be")
+        with pytest.warns(UserWarning, match=rf"cannot keep anything in {tmp_path}/cache \(File exists\)"):
+            path = fetch_checkpoint(variant)
+    else:
+        monkeypatch.setattr(checkpoint, "cache_folder", lambda: None)
+        path = fetch_checkpoint(variant)
+    assert path.read_bytes() == payload
+    assert not path.is_relative_to(tmp_path / "cache")
+    path.unlink()
+
+
 def test_closed_network_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("nestforge.networks.zoo.WEIGHTS_URL", "http://127.0.0.1:9/{name}-{sha256_prefix}.pth")
     monkeypatch.setenv("NESTFORGE_CACHE", str(tmp_path))

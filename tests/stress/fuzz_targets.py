@@ -205,7 +205,9 @@ def make_torch(folder: Path) -> list[bytes]:
 
 
 def read_labels(path: Path) -> None:
-    from nestforge.data.imagefolder import ImageFolder, format_label, match_classes, parse_label, read_labels
+    from nestforge.data.imagefolder import ImageFolder, match_classes
+    from nestforge.data.labelfiles import read_labels
+    from nestforge.data.labels import format_label, parse_label
     from nestforge.errors import DataError
 
     labels = read_labels(path)

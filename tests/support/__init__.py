@@ -1,0 +1,1 @@
+"""What several tests need: data that people have, in all its shapes."""

@@ -10,7 +10,7 @@ from PIL import Image
 
 from nestforge.builder import build
 from nestforge.config import parse_config
-from nestforge.data.imagefolder import read_imagenet_labels
+from nestforge.data.labels import read_imagenet_labels
 
 SIZE = 64
 WNIDS = [str(label.wnid) for label in read_imagenet_labels()[:10]]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from nestforge.data.imagefolder import read_imagenet_labels
+from nestforge.data.labels import read_imagenet_labels
 
 FOLDER = Path(__file__).parents[2] / "deploy/resnest/data_prep_sh_files"
 ROWS = [line.split() for line in (FOLDER / "ilsvrc2012_val.txt").read_text().splitlines()]

@@ -144,11 +144,27 @@ def test_colour_and_pixel_units() -> None:
     ).config.preprocess
     assert preprocess is not None
     assert (preprocess.channels, preprocess.mean, preprocess.std) == ("bgr", (0.5, 0.0, 1.0), (0.2, 0.2, 0.2))
+    ops[4] |= {"mean": [0.0, 0.0, 0.0], "std": [255, 255, 255]}  # pixels as they are, without a mean
+    plan = plan_build(parse_vamc(change("dataset.process_ops", ops), source="t"), has_bf16=False)
+    assert plan.config.preprocess is not None
+    assert (plan.config.preprocess.mean, plan.config.preprocess.std) == ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
     ops[1]["code"] = "BGR2RGB"
     plan = plan_build(parse_vamc(change("dataset.process_ops", ops), source="t"), has_bf16=False)
     assert plan.config.preprocess is not None
     assert plan.config.preprocess.channels == "rgb"
     assert any("BGR2RGB" in note for note in plan.notes)
+
+
+def test_a_scale_that_cannot_be_is_refused_in_one_line() -> None:
+    ops: list[dict[str, Any]] = [{"type": "Resize", "size": [256, 256]}, {"type": "Normalize"}]
+    for mean, std, message in (
+        ([-0.5, 0.5, 0.5], [1.0, 1.0, 1.0], r"Normalize: mean \[-0\.5, 0\.5, 0\.5\] is negative"),
+        ([0.229, 0.224, 0.225], [0.485, 0.456, 0.406], r"Normalize: mean .* are swapped"),
+    ):
+        ops[1] |= {"mean": mean, "std": std}
+        with pytest.raises(ConfigError, match=message) as caught:
+            plan_build(parse_vamc(change("dataset.process_ops", ops), source="t"), has_bf16=False)
+        assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
