@@ -69,6 +69,7 @@ def write_results(output: Path, metadata: Mapping[str, Any]) -> Iterator[Write]:
 
     def flush() -> None:
         if waiting:
+            waiting.sort(key=lambda row: (row.part, row.position))  # a row with an error may come early
             writer.write_table(table_from_rows(waiting).select(RESULTS.names).cast(schema))
             waiting.clear()
 
