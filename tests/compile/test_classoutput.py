@@ -12,6 +12,7 @@ import pytest
 from nestforge.artifact.artifact import inspect
 from nestforge.config import parse_config
 from nestforge.errors import ConfigError, DataError, ModelError
+from tests.support.data import CLASSES
 from tests.support.onnx_models import (
     CONVOLUTION,
     build_artifact,
@@ -31,7 +32,7 @@ NUMBERS = "{0, 1, 2, 3, 4, 5, 6, 7, 8, 9}".replace("{", "[").replace("}", "]")
 @pytest.fixture
 def ten_labels(tmp_path: Path) -> str:
     path = tmp_path / "labels.txt"
-    path.write_text("".join(f"class {index}\n" for index in range(10)))
+    path.write_text("".join(f"{name}\n" for name in CLASSES))  # those of the calibration images
     return str(path)
 
 
@@ -89,7 +90,7 @@ def test_names_that_are_no_scores(ten_labels: str, tmp_path: Path) -> None:
         build_one(make_classifier(**FEATURES), tmp_path, model={"output": "r"})
     with pytest.raises(ModelError, match="'x' is not a value"):
         build_one(make_classifier(**FEATURES), tmp_path, model={"output": "x"})
-    with pytest.raises(DataError, match="has 10 lines but the model has 8 classes"):
+    with pytest.raises(DataError, match="has 10 names but the model has 8 classes"):
         build_one(make_classifier(**FEATURES), tmp_path, model={"output": "f"}, labels=ten_labels)
     with pytest.raises(ConfigError, match="'output' goes with 'onnx'"):
         parse_config({"model": {"name": "resnest14_slim", "seed": 0, "output": "y"}, "output": "a"}, source="test")
