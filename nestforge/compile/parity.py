@@ -1,10 +1,11 @@
 """An exported file is judged against torch in float64; how far torch's own float32 is off says what may be asked.
 
-An engine adds in another order than torch does, so a correct file differs from float64 by about as much as torch's
-float32 does. For most checkpoints that is a few 1e-7 of the largest logit. A network whose attention runs into ties,
-or whose batch norms amplify the difference of nearly equal numbers, can be off by tenths in any engine. On which
-images that shows depends on the order of the sums, so a file that is beyond the tolerance is judged only after torch
-has run float32 in several orders, and on an unstable checkpoint by most of the images instead of each.
+An engine rounds elsewhere than torch does: it adds in another order and folds batch norms into weights. So a correct
+file differs from float64 by about as much as torch's float32 does, for most checkpoints a few 1e-7 of the largest
+logit. A network whose attention runs into ties, or whose batch norms amplify the difference of nearly equal numbers,
+can be off by tenths in any engine, and on which images that shows is a matter of luck. So a file that is beyond the
+tolerance is judged only after torch has run float32 again with weights rounded in other ways, and on an unstable
+checkpoint by most of the images instead of each.
 """
 
 from __future__ import annotations
@@ -25,9 +26,11 @@ from nestforge.progress import Progress, advance_by_one, no_progress
 
 TOLERANCE = 1e-4  # of the largest logit of an image; always allowed
 FLOAT32_FACTOR = 4  # a file may be off by this many times what torch's float32 is off
+MAX_ROUNDINGS = 24  # float32 runs in torch before a file is refused
 PROBES = ("noise", "black", "white", "checkerboard", "strong noise")
 
 AnyLogits = npt.NDArray[np.floating]  # (B, classes)
+Differences = npt.NDArray[np.float64]  # (B,), see `compute_relative_differences`
 ImageSize = tuple[int, int]  # height, width
 
 
@@ -38,8 +41,8 @@ class Reference(Protocol):
 
     def run_float32(self, images_nchw: Images) -> npt.NDArray[np.float32]: ...
 
-    def run_float32_in_other_orders(self, images_nchw: Images) -> Sequence[npt.NDArray[np.float32]]:
-        """Return the logits of more float32 runs, each of which adds in another order."""
+    def run_float32_rounded(self, images_nchw: Images, *, seed: int) -> npt.NDArray[np.float32]:
+        """Return the logits with weights that are rounded in another way, by `seed`."""
         ...
 
 
@@ -84,7 +87,7 @@ def check_parity(
     """Compare an ONNX file with torch on random and extreme images of each size, alone and in a batch.
 
     Raises:
-        ModelError: outputs are not finite, or as `judge`.
+        ModelError: outputs are not finite, or `find_fault` finds the file further off than float32 explains.
     """
     images = [make_probe_images(*size) for size in sizes]
     with progress("comparing with torch", 3 * len(sizes)) as advance:
@@ -100,60 +103,69 @@ def check_parity(
             )
             for batch, truth in advance_by_one(zip(images, expected, strict=True), advance)
         ]
-        if max(found.max() for pair in runs for found in pair) > TOLERANCE:
+    names = [height if height == width else (height, width) for height, width in sizes]
+    probes = _list_probes(names, runs, own)
+    with progress("comparing float32 with float64 in torch", None):
+        for seed in range(MAX_ROUNDINGS):
+            if find_fault(probes) is None:
+                break
             for batch, truth, most in zip(images, expected, own, strict=True):
-                for logits in reference.run_float32_in_other_orders(batch):
-                    np.maximum(most, compute_relative_differences(logits, truth), out=most)
-    checks, probes = [], []
-    for (height, width), most, (alone, together) in zip(sizes, own, runs, strict=True):
-        size = height if height == width else (height, width)
-        checks += [
-            ParityCheck(
-                batch=len(found),
-                size=size,
-                relative_difference=float(found.max()),
-                torch_float32_difference=float(most[: len(found)].max()),
-            )
-            for found in (alone, together)
-        ]
-        together[:1] = np.maximum(together[:1], alone)
-        probes += [
-            ProbeDifference(probe=name, size=size, file=float(file), torch_float32=float(torch_float32))
-            for name, file, torch_float32 in zip(PROBES, together, most, strict=True)
-        ]
-    judge(probes)
+                rounded = reference.run_float32_rounded(batch, seed=seed)
+                np.maximum(most, compute_relative_differences(rounded, truth), out=most)
+            probes = _list_probes(names, runs, own)
+    if fault := find_fault(probes):
+        raise ModelError(f"{fault}; nothing was written")
+    checks = tuple(
+        ParityCheck(
+            batch=len(found),
+            size=size,
+            relative_difference=float(found.max()),
+            torch_float32_difference=float(most[: len(found)].max()),
+        )
+        for size, most, pair in zip(names, own, runs, strict=True)
+        for found in pair
+    )
     notes = describe_instability(probes) + describe_constant_logits(np.concatenate(expected))
-    return ParityReport(checks=tuple(checks), notes=notes)
+    return ParityReport(checks=checks, notes=notes)
 
 
-def judge(probes: Sequence[ProbeDifference]) -> None:
-    """Refuse a file that is further off than float32 explains.
+def _list_probes(
+    sizes: Sequence[int | ImageSize], runs: Sequence[tuple[Differences, Differences]], own: Sequence[Differences]
+) -> list[ProbeDifference]:
+    """Return a record for every image: the file alone or in a batch, whichever is worse, and torch's own float32."""
+    return [
+        ProbeDifference(probe=name, size=size, file=float(file), torch_float32=float(torch_float32))
+        for size, (alone, together), most in zip(sizes, runs, own, strict=True)
+        for name, file, torch_float32 in zip(PROBES, [max(alone[0], together[0]), *together[1:]], most, strict=True)
+    ]
+
+
+def find_fault(probes: Sequence[ProbeDifference]) -> str | None:
+    """Say how a file is further off than float32 explains, or return None where it is not.
 
     No image may be off by more than `TOLERANCE` or `FLOAT32_FACTOR` times the most that torch's float32 is off on any
     image, whichever is larger; and of each size, most images must be within what torch's float32 is off on themselves.
-
-    Raises:
-        ModelError: it is.
     """
     worst = max(probes, key=lambda probe: probe.file)
     limit = max(probe.allowed for probe in probes)
     if worst.file == float("inf"):
-        raise ModelError(f"the exported file's outputs are not finite on {worst}, torch's are; nothing was written")
+        return f"the exported file's outputs are not finite on {worst}, torch's are"
     if worst.file > limit:
-        raise ModelError(
+        return (
             f"the exported file differs from torch in float64 by {worst.file:.2e} on {worst}, torch's own float32 by "
-            f"at most {max(probe.torch_float32 for probe in probes):.1e} (limit {limit:.1e}); nothing was written"
+            f"at most {max(probe.torch_float32 for probe in probes):.1e} (limit {limit:.1e})"
         )
     for size in dict.fromkeys(probe.size for probe in probes):
         same = [probe for probe in probes if probe.size == size]
         beyond = [probe for probe in same if probe.file > probe.allowed]
         if 2 * len(beyond) > len(same):
             first = max(beyond, key=lambda probe: probe.file / probe.allowed)
-            raise ModelError(
+            return (
                 f"the exported file differs from torch in float64 by more than float32 explains on {len(beyond)} of "
                 f"{len(same)} images, such as {first.file:.2e} on {first} where torch's own float32 differs by "
-                f"{first.torch_float32:.1e}; nothing was written"
+                f"{first.torch_float32:.1e}"
             )
+    return None
 
 
 def describe_instability(probes: Sequence[ProbeDifference]) -> tuple[str, ...]:
@@ -181,7 +193,7 @@ def format_size(size: int | ImageSize) -> str:
     return f"{height}x{width}"
 
 
-def compute_relative_differences(found: AnyLogits, expected: AnyLogits) -> npt.NDArray[np.float64]:
+def compute_relative_differences(found: AnyLogits, expected: AnyLogits) -> Differences:
     """Return max |found - expected| / max |expected| of each image, (B,); infinite where a value is not finite."""
     finite: npt.NDArray[np.bool] = np.all(np.isfinite(found) & np.isfinite(expected), axis=1)
     a = np.where(finite[:, None], found, 0).astype(np.float64)

@@ -21,7 +21,7 @@ from nestforge.checks import suggest_nearest
 from nestforge.data.preprocess import Preprocess
 from nestforge.data.timm_preprocess import make_timm_preprocess
 from nestforge.errors import ModelError
-from nestforge.networks.state_dict import FoundState, find_state
+from nestforge.networks.state_dict import FoundState, StateMismatchError, find_state
 from nestforge.networks.tensor_file import read_tensor_file, to_float32
 
 
@@ -126,13 +126,15 @@ def _load_checkpoint(name: str, path: Path) -> tuple[nn.Module, str, tuple[str, 
         if len(classes) == 1 and classes != {getattr(module, "num_classes", None)}:
             module = _create(name, num_classes=classes.pop())
         _check_shapes(found, module)
-    except ModelError as error:
-        # layouts of other authors, which timm knows how to read
+    except StateMismatchError as error:
+        # perhaps the layout of the network's own authors, which timm converts; it accepts no missing or extra tensor
         try:
             module = _create(name, pretrained=True, pretrained_cfg_overlay={"file": str(path)})
         except ModelError:
-            raise ModelError(f"{path} is no {name}: it {error}") from error
-        return module, "", (f"{path} was read by timm, which knows its layout; as it stands it {error}",)
+            raise ModelError(f"{path} is not a {name} checkpoint: it {error}") from error
+        return module, "", (f"{path} was read by timm, which converts its layout; by itself it {error}",)
+    except ModelError as error:
+        raise ModelError(f"{path} cannot be used: it {error}") from error
     state = {tensor: _to_torch(value, f"{path}: {tensor!r}") for tensor, value in found.tensors.items()}
     module.load_state_dict(state, strict=False)
     return module, found.place, found.notes
@@ -155,7 +157,7 @@ def _check_shapes(found: FoundState, module: nn.Module) -> None:
     expected = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
     for name, tensor in found.tensors.items():
         if tuple(tensor.shape) != expected[name]:
-            raise ModelError(f"has {name!r} of shape {tuple(tensor.shape)}, not {expected[name]}")
+            raise StateMismatchError(f"has {name!r} of shape {tuple(tensor.shape)}, not {expected[name]}")
 
 
 def _to_torch(tensor: Any, name: str) -> torch.Tensor:

@@ -69,16 +69,16 @@ class TorchReference:
     def run_float32(self, images_nchw: Images) -> npt.NDArray[np.float32]:
         return _run(self._take(torch.float32), torch.from_numpy(images_nchw))
 
-    def run_float32_in_other_orders(self, images_nchw: Images) -> list[npt.NDArray[np.float32]]:
-        """Return logits of the images one by one, moved by one unit in the last place, and with channels last."""
+    def run_float32_rounded(self, images_nchw: Images, *, seed: int) -> npt.NDArray[np.float32]:
+        """Return logits with every parameter moved at random by at most about one unit in the last place."""
         module = self._take(torch.float32)
-        images = torch.from_numpy(images_nchw)
-        moved = torch.nextafter(images, torch.full_like(images, torch.inf))
-        logits = [np.concatenate([_run(module, image[None]) for image in images]), _run(module, moved)]
-        channels_last = module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        logits.append(_run(channels_last, images.to(memory_format=torch.channels_last)))
-        self._module = None  # its memory layout has changed
-        return logits
+        generator = torch.Generator().manual_seed(seed)
+        with torch.inference_mode():
+            moved = {
+                name: value * (1 + torch.randint(-1, 2, value.shape, generator=generator) * 2.0**-23)
+                for name, value in module.named_parameters()
+            }
+        return _run(lambda images: torch.func.functional_call(module, moved, images), torch.from_numpy(images_nchw))
 
     def _take(self, dtype: torch.dtype) -> nn.Module:
         if self._module is None or self._dtype != dtype:
@@ -88,7 +88,7 @@ class TorchReference:
         return self._module
 
 
-def _run(module: nn.Module, images_nchw: torch.Tensor) -> npt.NDArray[Any]:
+def _run(module: Callable[[torch.Tensor], torch.Tensor], images_nchw: torch.Tensor) -> npt.NDArray[Any]:
     try:
         with torch.inference_mode():
             logits: npt.NDArray[Any] = module(images_nchw).numpy()

@@ -34,6 +34,10 @@ _IGNORED_LEAVES = frozenset(
 )
 
 
+class StateMismatchError(ModelError):
+    """A file does not hold exactly the tensors of a network."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class FoundState:
     """The tensors of a network by its own names, and where they were: the mapping, and the prefix of names in it."""
@@ -85,19 +89,20 @@ def find_state(data: object, expected: Collection[str], *, classifier: Collectio
     The tensors named `classifier` may be under another prefix than the rest. ``num_batches_tracked`` may be missing.
 
     Raises:
-        ModelError: tensors are missing, there are several different sets of them, or there are extra layers. Its text
-            continues a sentence that begins with the file: "lacks ...".
+        StateMismatchError: tensors are missing, or there are extra layers.
+        ModelError: there are several different sets of them. The texts continue a sentence that begins with the file:
+            "lacks ...".
     """
     containers = list(_list_containers(data))
     if not containers:
-        raise ModelError("holds no tensors by name")
+        raise StateMismatchError("holds no tensors by name")
     required = [name for name in expected if _get_leaf(name) != "num_batches_tracked"]
     candidates = [candidate for container in containers for candidate in _match(container, expected)]
     for candidate in candidates:
         _add_classifier(candidate, candidates, required, classifier)
     complete = [candidate for candidate in candidates if all(name in candidate.keys for name in required)]
     if not complete:
-        raise ModelError(_explain_mismatch(containers, candidates, required))
+        raise StateMismatchError(_explain_mismatch(containers, candidates, required))
     chosen, notes = _choose(complete)
     for first, *others in chosen.keys.values():
         tensors = chosen.container.tensors
@@ -224,7 +229,7 @@ def _check_rest(chosen: _Candidate, complete: Iterable[_Candidate], expected: Co
         is_bookkeeping = any(word in _BOOKKEEPING for part in parts for word in _split_words(part))
         is_layer = inside or (_get_leaf(key) == "weight" and len(tensor.shape) > 1)
         if own or (is_layer and not is_bookkeeping):
-            raise ModelError(
+            raise StateMismatchError(
                 f"holds more layers than this network, such as {_quote(key)}; if it is this network with another head, "
                 "save the state dict of the classifier alone"
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,13 +12,14 @@ import pytest
 import torch
 
 from nestforge.compile.parity import (
+    MAX_ROUNDINGS,
     PROBES,
     ProbeDifference,
     check_parity,
     compute_relative_differences,
     describe_constant_logits,
     describe_instability,
-    judge,
+    find_fault,
     make_probe_images,
 )
 from nestforge.engines.base import Images
@@ -48,7 +50,7 @@ UNSTABLE = [2e-7, 0.2, 3e-5, 2e-7, 3e-7]
     ],
 )
 def test_what_float32_explains_is_accepted(file: list[float], torch_float32: list[float]) -> None:
-    judge(make_probes(file, torch_float32))
+    assert find_fault(make_probes(file, torch_float32)) is None
 
 
 @pytest.mark.parametrize(
@@ -62,16 +64,14 @@ def test_what_float32_explains_is_accepted(file: list[float], torch_float32: lis
     ],
 )
 def test_what_float32_does_not_explain_is_refused(file: list[float], torch_float32: list[float], message: str) -> None:
-    with pytest.raises(ModelError, match=message):
-        judge(make_probes(file, torch_float32))
+    assert re.search(message, find_fault(make_probes(file, torch_float32)) or "")
 
 
 def test_each_size_is_judged_by_itself() -> None:
     """Wrong at odd sizes only, as a pool that rounds the other way would be."""
     stable, wrong = make_probes([1e-6] * 5, UNSTABLE), make_probes([0.01] * 5, UNSTABLE, size=49)
-    judge(stable * 3)
-    with pytest.raises(ModelError, match="on 4 of 5 images"):
-        judge(stable * 3 + wrong)
+    assert find_fault(stable * 3) is None
+    assert "on 4 of 5 images" in (find_fault(stable * 3 + wrong) or "")
 
 
 def test_instability_is_named() -> None:
@@ -117,13 +117,14 @@ def test_reference_is_the_module_in_both_types() -> None:
     images = make_probe_images(40)
     float32 = reference.run_float32(images)
     float64 = reference.run_float64(images)
-    others = reference.run_float32_in_other_orders(images)
+    others = [reference.run_float32_rounded(images, seed=seed) for seed in (0, 0, 1)]
     assert (float32.dtype, float64.dtype) == (np.float32, np.float64)
     with torch.inference_mode():
         expected = load_module(variant, weights).double()(torch.from_numpy(images).double()).numpy()
     assert np.abs(float64 - expected).max() < 1e-9 * np.abs(expected).max()
     assert np.array_equal(reference.run_float32(images), float32)
-    assert len(others) == 3
+    assert np.array_equal(others[0], others[1])
+    assert not np.array_equal(others[0], others[2])
     assert all(0 < compute_relative_differences(other, float64).max() < 0.1 for other in others)
     assert all(np.array_equal(value, before[name]) for name, value in weights.items())
 
@@ -148,9 +149,9 @@ def test_more_float32_runs_only_where_the_file_is_beyond_the_tolerance(slim_onnx
     asked = []
 
     class Counting(TorchReference):
-        def run_float32_in_other_orders(self, images_nchw: Images) -> list[npt.NDArray[np.float32]]:
-            asked.append(len(images_nchw))
-            return super().run_float32_in_other_orders(images_nchw)
+        def run_float32_rounded(self, images_nchw: Images, *, seed: int) -> npt.NDArray[np.float32]:
+            asked.append(seed)
+            return super().run_float32_rounded(images_nchw, seed=seed)
 
     right, wrong = (
         Counting(lambda seed=seed: load_module(variant, make_seeded_weights(variant, seed))) for seed in (0, 1)
@@ -161,4 +162,24 @@ def test_more_float32_runs_only_where_the_file_is_beyond_the_tolerance(slim_onnx
     assert asked == []
     with pytest.raises(ModelError, match="differs from torch in float64"):
         check_parity(slim_onnx, wrong, sizes=[(56, 56)])
-    assert asked == [5]
+    assert asked == list(range(MAX_ROUNDINGS))
+
+
+def test_an_unlucky_file_is_explained_by_another_rounding(slim_onnx: Path) -> None:
+    """Torch's float32 is right by luck at first, as on a network where one rounding in five ends in a tie."""
+    variant = get_variant("resnest14_slim")
+    weights = make_seeded_weights(variant, 0)
+    asked = []
+
+    class Lucky(TorchReference):
+        """Holds weights other than the file's, and jumps by as much with the fourth rounding."""
+
+        def run_float32_rounded(self, images_nchw: Images, *, seed: int) -> npt.NDArray[np.float32]:
+            asked.append(seed)
+            logits = self.run_float32(images_nchw)
+            return logits + np.float32(0.1) * np.abs(logits).max() * (seed == 3)
+
+    other = weights | {"fc.bias": weights["fc.bias"] + np.float32(0.01)}
+    report = check_parity(slim_onnx, Lucky(lambda: load_module(variant, other)), sizes=[(56, 56)])
+    assert asked == [0, 1, 2, 3]
+    assert report.notes[0].startswith("torch itself is unstable on 5 of 5 probe images")

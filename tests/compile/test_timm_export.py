@@ -150,6 +150,14 @@ def test_timms_resnest_is_ours(tmp_path: Path) -> None:
     assert np.abs(ours - theirs).max() < 1e-4 * np.abs(ours).max()
 
 
+def test_layouts_that_timm_converts(tmp_path: Path) -> None:
+    """A position embedding of another size, as in a file for 96 pixels, is resampled by timm."""
+    save_file(make_state(VIT, img_size=96), tmp_path / "w.safetensors")
+    result = export(f"timm:{VIT}", weights=tmp_path / "w.safetensors", output=tmp_path / "m.onnx")
+    (note,) = result.notes
+    assert "was read by timm, which converts its layout; by itself it has 'pos_embed' of shape" in note
+
+
 def test_size(tmp_path: Path) -> None:
     for name in (NAME, VIT):
         result = export(f"timm:{name}", seed=0, size=96, output=tmp_path / "m.onnx")
@@ -216,6 +224,8 @@ def test_a_wrong_file_of_either_exporter_leaves_nothing(tmp_path: Path, monkeypa
 
 def test_refusals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.save({"weight": torch.ones(3)}, tmp_path / "w.pth")
+    state = make_state("test_resnet")
+    torch.save({"model": state, "best": {key: value + 1 for key, value in state.items()}}, tmp_path / "two.pth")
     monkeypatch.setattr(
         "timm.models._builder.load_state_dict_from_hf", lambda *_, **__: (_ for _ in ()).throw(OSError("closed"))
     )
@@ -223,7 +233,12 @@ def test_refusals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("resnet51", {"seed": 0}, "timm has no model 'resnet51'; did you mean"),
         ("resnet18.nothing", {"seed": 0}, r"timm cannot make resnet18\.nothing \(Invalid pretrained tag"),
         ("resnet18", {}, r"cannot get timm's pretrained weights of resnet18 \(closed\); give --weights FILE or --seed"),
-        ("resnet18", {"weights": tmp_path / "w.pth"}, "w.pth is no resnet18: it lacks .* tensors, such as 'conv1"),
+        (
+            "resnet18",
+            {"weights": tmp_path / "w.pth"},
+            "w.pth is not a resnet18 checkpoint: it lacks .* tensors, such as 'conv1",
+        ),
+        ("test_resnet", {"weights": tmp_path / "two.pth"}, "two.pth cannot be used: it holds several different sets"),
         ("resnet18", {"weights": tmp_path / "none.pth"}, "no checkpoint"),
         ("resnet18", {"seed": 0, "weights": tmp_path / "w.pth"}, "not both"),
         ("resnet18", {"seed": -1}, "negative"),
@@ -237,7 +252,7 @@ def test_refusals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert "\n" not in str(error.value)
     with pytest.raises(ConfigError, match="is to be an ONNX file"):
         export("timm:resnet18", seed=0, output=tmp_path / "m.yaml")
-    assert [path.name for path in tmp_path.iterdir()] == ["w.pth"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["two.pth", "w.pth"]
 
 
 def test_command(tmp_path: Path) -> None:
