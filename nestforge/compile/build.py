@@ -24,9 +24,9 @@ from nestforge.artifact.manifest import (
     record_file,
     write_manifest,
 )
+from nestforge.compile.agreement import measure_parity
 from nestforge.compile.labels import IMAGENET, read_build_labels
 from nestforge.compile.onnxfile import serialize
-from nestforge.compile.parity import measure_parity
 from nestforge.compile.plan import Prepared, prepare
 from nestforge.compile.source import load_source
 from nestforge.config import BuildConfig

@@ -17,8 +17,8 @@ from rich.console import Console
 
 from nestforge.artifact.artifact import inspect, open_artifact
 from nestforge.builder import build
+from nestforge.compile.agreement import find_constant_inputs, judge_agreement, measure_parity
 from nestforge.compile.images import BuildImages
-from nestforge.compile.parity import find_constant_inputs, judge_agreement, measure_parity
 from nestforge.config import parse_config
 from nestforge.data.preprocess import Preprocess, Resize
 from nestforge.engines.base import Images, Kernel, Logits, Settings
