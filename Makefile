@@ -1,4 +1,4 @@
-# Two commands on a fresh machine: make demo, make test. Each sets up what it needs in .venv.
+# Two commands for a fresh machine: make demo, make test. Each sets up what it needs in .venv.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -10,7 +10,7 @@ $(BIN)/python:
 	  { echo "nestforge needs Python 3.11 or newer; run make PYTHON=/path/to/python3.11"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
-# What is installed is remembered by a stamp a set of extras; pyproject.toml decides when it is stale.
+# One stamp file per set of extras records what is installed. A newer pyproject.toml makes it stale.
 $(VENV)/.installed: $(BIN)/python pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
 	@touch $@
@@ -27,7 +27,7 @@ demo: $(VENV)/.installed
 	$(BIN)/python examples/demo.py
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
@@ -35,10 +35,10 @@ check: $(VENV)/.installed-dev
 	$(BIN)/mypy
 	$(BIN)/python -m pytest tests/test_layering.py
 
-# PHOTOS=folder calibrates on photographs; without it on generated images. An hour and more; alone on the machine.
+# With PHOTOS=folder it calibrates on photographs, else on generated images. It takes over an hour; run nothing beside it.
 bench: $(VENV)/.installed-bench
-	$(BIN)/python benchmarks/contenders.py $(if $(PHOTOS),--photos $(PHOTOS))
-	$(BIN)/python benchmarks/performance.py
+	$(BIN)/python -m benchmarks.speed.contenders $(if $(PHOTOS),--photos $(PHOTOS))
+	$(BIN)/python -m benchmarks.speed.tables
 
 clean:
 	rm -rf $(VENV) demo .mypy_cache .pytest_cache .ruff_cache

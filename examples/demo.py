@@ -1,9 +1,9 @@
-"""The main job on what the repository ships: build, evaluate and measure, then one table.
+"""Build, evaluate and measure what the repository ships, and print one table.
 
     make demo
 
 Builds the Fashion-MNIST network in fp32, bf16 (where the CPU has it) and int8, and ResNeSt-50 with seeded weights in
-fp32 and int8; leaves artifacts and results.json in demo/.
+fp32 and int8. Artifacts and results.json are written to demo/.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def build_all(console: Console) -> dict[str, dict[str, Path]]:
         built[name] = {}
         for dtype in dtypes:
             if not engine.supports(dtype):
-                console.print(f"  {name} {dtype}: this CPU has no {dtype} instructions, left out")
+                console.print(f"  {name} {dtype}: left out, because this CPU has no {dtype} instructions")
                 continue
             output = DEMO / "artifacts" / f"{name}-{dtype}"
             resolved = read_config(config, (f"dtype={dtype}", f"output={output}"))
@@ -67,7 +67,7 @@ def build_all(console: Console) -> dict[str, dict[str, Path]]:
 def measure_all(
     built: dict[str, dict[str, Path]],
 ) -> tuple[dict[str, Evaluation], dict[str, BenchmarkResult]]:
-    """Evaluate the shipped network and bench everything, each against its fp32."""
+    """Evaluate the shipped network and measure the speed of all artifacts, each against fp32."""
     evaluations, benches = {}, {}
     for name, artifacts in built.items():
         for dtype, artifact in artifacts.items():
@@ -80,7 +80,7 @@ def measure_all(
 
 
 def make_rows(evaluations: dict[str, Evaluation], benches: dict[str, BenchmarkResult]) -> list[tuple[str, ...]]:
-    """One row an artifact."""
+    """Return one table row per artifact."""
     rows = []
     for key, bench in benches.items():
         evaluation = evaluations.get(key)
@@ -111,7 +111,7 @@ def main() -> None:
     console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
     machine = read_machine()
     console.print(
-        f"{machine.cpu}, {machine.available_cores} cores to use, {' '.join(machine.flags) or 'flags unknown'}"
+        f"{machine.cpu}, {machine.available_cores} cores available, {' '.join(machine.flags) or 'flags unknown'}"
     )
     with zipfile.ZipFile("examples/fashion_mnist/sample.zip") as archive:
         archive.extractall(DEMO / "data")
@@ -124,7 +124,7 @@ def main() -> None:
     images, threads = evaluations["fashion-fp32"].images, benches["fashion-fp32"].threads
     console.print(
         f"fashion: {images:,} test images of Fashion-MNIST. resnest50: 224x224, seeded weights, so no accuracy.\n"
-        f"Batch 1, {threads} threads. x fp32: measured in turns, median and 95% interval over rounds."
+        f"Batch 1, {threads} threads. x fp32: from interleaved rounds, median and 95% interval."
     )
     results = {
         "machine": machine,

@@ -3,7 +3,7 @@
     python examples/pack_fashion_mnist.py --data /usr/share/datasets/fashion-mnist -o examples/fashion_mnist/sample.zip
 
 The first 200 test and the first 50 training images of every class, as 28x28 grey PNG files in ``test/CLASS/`` and
-``calibration/CLASS/``. File names are the images' places in the original files. The archive is the same every time.
+``calibration/CLASS/``. File names are the images' indices in the original files. The archive is reproducible.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ HERE = Path(__file__).parent
 
 
 def main() -> None:
-    """Read the IDX files, write the archive."""
+    """Read the IDX files and write the archive."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder with the IDX files")
     parser.add_argument("-o", "--output", type=Path, required=True)
@@ -32,10 +32,10 @@ def main() -> None:
             images = read_idx(args.data / f"{split}-images-idx3-ubyte.gz")
             labels = read_idx(args.data / f"{split}-labels-idx1-ubyte.gz")
             for index, name in enumerate(names):
-                for place in np.flatnonzero(labels == index)[:per_class]:
+                for position in np.flatnonzero(labels == index)[:per_class]:
                     data = io.BytesIO()
-                    Image.fromarray(images[place]).save(data, "PNG", optimize=True)
-                    info = zipfile.ZipInfo(f"{folder}/{name}/{place:05d}.png", (2017, 8, 25, 0, 0, 0))
+                    Image.fromarray(images[position]).save(data, "PNG", optimize=True)
+                    info = zipfile.ZipInfo(f"{folder}/{name}/{position:05d}.png", (2017, 8, 25, 0, 0, 0))
                     archive.writestr(info, data.getvalue())
         info = zipfile.ZipInfo("LICENSE", (2017, 8, 25, 0, 0, 0))
         archive.writestr(info, (HERE / "fashion_mnist" / "LICENSE").read_text())

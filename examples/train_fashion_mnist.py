@@ -4,8 +4,8 @@
     python examples/train_fashion_mnist.py --data /usr/share/datasets/fashion-mnist -o resnest14_slim.safetensors
 
 `--data` is a folder with the four IDX files of Fashion-MNIST (MIT licence, Zalando SE; on Debian the package
-dataset-fashion-mnist). SGD with Nesterov momentum, one warm-up and a cosine, label smoothing; flips, shifts and
-erased patches. The test images are looked at once, at the end.
+dataset-fashion-mnist). Training uses SGD with Nesterov momentum, one warm-up and a cosine schedule, label smoothing,
+flips, shifts and erased patches. The test images are used once, at the end.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from torch.nn import functional
 from nestforge.networks.resnest import ResNeSt
 from nestforge.networks.zoo import get_variant
 
-MEAN, STD = 0.286, 0.353  # of the training pixels, as fractions of 1
+MEAN, STD = 0.286, 0.353  # of the training pixels, scaled to 0 to 1
 
 
 def read_idx(path: Path) -> np.ndarray:
@@ -77,14 +77,14 @@ def augment(images: Tensor, generator: torch.Generator) -> Tensor:
 
 @torch.no_grad()
 def count_correct(model: ResNeSt, images: Tensor, labels: Tensor) -> int:
-    """Return how many of the images the model gets right."""
+    """Return the number of images that the model classifies correctly."""
     model.eval()
     pairs = zip(images.split(500), labels.split(500), strict=True)
-    return sum(int((model(normalise(part)).argmax(1) == answer).sum()) for part, answer in pairs)
+    return sum(int((model(normalise(part)).argmax(1) == truth).sum()) for part, truth in pairs)
 
 
 def train(model: ResNeSt, images: Tensor, labels: Tensor, *, epochs: int, seed: int) -> None:
-    """Train in place; prints the mean loss of every epoch."""
+    """Train the model in place; print the mean loss of every epoch."""
     batch_size, peak_rate = 128, 0.1
     generator = torch.Generator().manual_seed(seed)
     decay = [p for p in model.parameters() if p.ndim > 1]
@@ -113,7 +113,7 @@ def train(model: ResNeSt, images: Tensor, labels: Tensor, *, epochs: int, seed: 
 
 
 def main() -> None:
-    """Train, test, save."""
+    """Train and test the network, and save its weights."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder with the IDX files")
     parser.add_argument("--epochs", type=int, default=18)

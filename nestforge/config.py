@@ -26,6 +26,7 @@ class ModelSection(_Section):
     weights: str | None = None  # checkpoint; without it and without seed, the official one is downloaded
     seed: Annotated[int, Field(ge=0)] | None = None
     onnx: str | None = None
+    output: str | None = None  # the value of the ONNX file that scores classes; default: the only one that can
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -33,6 +34,8 @@ class ModelSection(_Section):
             raise ValueError("give either 'name' (a variant) or 'onnx' (a file)")
         if self.onnx is not None and (self.weights is not None or self.seed is not None):
             raise ValueError("'weights' and 'seed' go with 'name', not with 'onnx'")
+        if self.output is not None and self.onnx is None:
+            raise ValueError("'output' goes with 'onnx': a variant has one output")
         if self.weights is not None and self.seed is not None:
             raise ValueError("give 'weights' or 'seed', not both")
         return self
@@ -81,7 +84,7 @@ class QuantizeSection(_Section):
 
 
 class PassSection(_Section):
-    """Which rewritings of the graph are tried; all are exact in float32."""
+    """Which graph passes are applied; all are exact in float32."""
 
     unfold_radix: bool = True
     # auto: where it was measured to pay, or not to cost (docs/performance.md, performance-amx.md)

@@ -35,6 +35,25 @@ def read_small_file(path: Path, *, limit_bytes: int) -> bytes:
         return file.read(limit_bytes + 1)
 
 
+def read_text(
+    path: Path, *, limit_bytes: int, kind: str, remedy: str, error: type[NestForgeError], encoding: str = "utf-8"
+) -> str:
+    """Read one text file of bounded size; `kind` says in errors what it should be, `remedy` what to do.
+
+    Raises:
+        NestForgeError: the given `error`: missing, not a regular file, too large, or not text.
+    """
+    try:
+        content = read_small_file(path, limit_bytes=limit_bytes)
+        if len(content) > limit_bytes:
+            raise error(f"{kind} {path} is over {limit_bytes >> 10:,} KiB; {remedy}")
+        return content.decode(encoding)
+    except OSError as failure:
+        raise error(f"cannot read {kind} {path}: {failure.strerror}; {remedy}") from failure
+    except UnicodeDecodeError as failure:
+        raise error(f"{path} is not UTF-8 text; {remedy}") from failure
+
+
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
     """Give a temporary path beside `path`; on leaving without an error it takes the place of `path`.
@@ -66,7 +85,7 @@ def remove_leftovers(folder: Path) -> None:
 
 
 def _was_killed(writer: str) -> bool:
-    """Tell whether the process with this number, as in a temporary name, is no more."""
+    """Tell whether the process with this number, as in a temporary name, has ended."""
     return writer.isdecimal() and not _is_alive(int(writer))
 
 
@@ -217,4 +236,4 @@ def write_json(value: Any, target: str) -> None:
         sys.stdout.write(text)
         return
     with atomic_write(Path(target)) as partial:
-        partial.write_text(text, encoding="utf-8", errors="backslashreplace")  # a name that is no UTF-8: \\udcXX
+        partial.write_text(text, encoding="utf-8", errors="backslashreplace")  # a name that is not UTF-8: \\udcXX

@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import TypeVar
 
 Advance = Callable[[int], None]
+Item = TypeVar("Item")
 Sized = TypeVar("Sized", bound=abc.Sized)
 Progress = Callable[[str, int | None], AbstractContextManager[Advance]]
 
@@ -52,3 +53,10 @@ def advance_over(batches: Iterable[Sized], advance: Advance) -> Iterator[Sized]:
     for batch in batches:
         yield batch
         advance(len(batch))
+
+
+def advance_by_one(items: Iterable[Item], advance: Advance) -> Iterator[Item]:
+    """Yield items, and advance by one when the next is asked for."""
+    for item in items:
+        yield item
+        advance(1)

@@ -13,7 +13,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from nestforge.checks import suggest_nearest
 from nestforge.errors import ConfigError, NestForgeError
-from nestforge.files import read_small_file
+from nestforge.files import read_text
 
 MAX_YAML_BYTES = 1 << 20
 MAX_YAML_VALUES = 100_000
@@ -44,13 +44,9 @@ def read_json(
     Raises:
         NestForgeError: the given `error`: missing, not a regular file, too large, or not JSON.
     """
+    text = read_text(path, limit_bytes=limit_bytes, kind=kind, remedy=remedy, error=error)
     try:
-        content = read_small_file(path, limit_bytes=limit_bytes)
-        if len(content) > limit_bytes:
-            raise error(f"{path} is over {limit_bytes >> 10:,} KiB, too large for {kind}; {remedy}")
-        return json.loads(content.decode("utf-8"))
-    except OSError as failure:
-        raise error(f"cannot read {kind} {path}: {failure.strerror}; {remedy}") from failure
+        return json.loads(text)
     except (ValueError, RecursionError) as failure:
         reason = str(failure).splitlines()[0]
         raise error(f"{path} is not valid JSON ({reason}); {remedy}") from failure
@@ -62,15 +58,8 @@ def read_yaml(path: Path) -> Any:
     Raises:
         ConfigError: missing, too large, or not YAML.
     """
-    try:
-        content = read_small_file(path, limit_bytes=MAX_YAML_BYTES)
-        if len(content) > MAX_YAML_BYTES:
-            raise ConfigError(f"{path} is over {MAX_YAML_BYTES >> 10} KiB; that is not a build file")
-        text = content.decode("utf-8")
-    except OSError as error:
-        raise ConfigError(f"cannot read build file {path}: {error.strerror}") from error
-    except ValueError as error:
-        raise ConfigError(f"{path} is not UTF-8 text; write the build file as YAML") from error
+    remedy = "give a build file written as YAML"
+    text = read_text(path, limit_bytes=MAX_YAML_BYTES, kind="build file", remedy=remedy, error=ConfigError)
     if _count_open_brackets(text) > MAX_YAML_DEPTH:
         raise ConfigError(f"{path} is nested over {MAX_YAML_DEPTH} deep; that is not a build file")
     try:

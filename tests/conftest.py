@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from nestforge.builder import build
 from nestforge.compile.onnxfile import serialize
@@ -16,10 +15,7 @@ from nestforge.config import parse_config
 from nestforge.networks.graph import build_graph
 from nestforge.networks.layers import make_seeded_weights
 from nestforge.networks.zoo import get_variant
-
-ROOT = Path(__file__).parents[1]
-SHARED = ROOT.parent / "shared"
-CLASSES = ("bag", "boot", "coat", "dress", "pullover", "sandal", "shirt", "sneaker", "t-shirt", "trouser")
+from tests.support.data import CLASSES, SHARED, list_files, make_images, write_tar
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -44,18 +40,6 @@ def photos(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     with tarfile.open(shared / "data" / "photos.tar") as tar:
         tar.extractall(folder, filter="data")
     return folder / "photos"
-
-
-def make_images(root: Path, *, seed: int) -> Path:
-    """Ten class folders of four small noisy images each."""
-    rng = np.random.default_rng(seed)
-    for index, name in enumerate(CLASSES):
-        (root / name).mkdir()
-        for number in range(4):
-            pixels = rng.integers(0, 256, (40 + index, 50, 3), np.uint8)
-            pixels[: 4 * index] //= 4
-            Image.fromarray(pixels).save(root / name / f"{number}.png")
-    return root
 
 
 @pytest.fixture(scope="session")
@@ -104,3 +88,59 @@ def artifacts(slim_config: dict[str, object], tmp_path_factory: pytest.TempPathF
     for dtype in ("fp32", "int8"):
         build(parse_config({**slim_config, "dtype": dtype, "output": str(root / dtype)}, source="test"))
     return {dtype: root / dtype for dtype in ("fp32", "int8")}
+
+
+@pytest.fixture(scope="session")
+def damaged(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The data set with two images that cannot be read."""
+    copy = tmp_path_factory.mktemp("damaged") / "data"
+    shutil.copytree(dataset, copy)
+    (copy / "coat" / "1.png").write_bytes(b"gone")
+    (copy / "bag" / "9.png").write_bytes(b"")
+    return copy
+
+
+@pytest.fixture(scope="session")
+def shards(damaged: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three tar shards: classes as an index, as a name, and as a folder."""
+    root = tmp_path_factory.mktemp("shards")
+    files: list[dict[str, bytes]] = [{}, {}, {}]
+    for number, (index, path) in enumerate(list_files(damaged)):
+        shard = number % 3
+        key = f"{path.parent.name}/{path.stem}" if shard == 2 else f"{number:05d}"
+        files[shard][f"{key}.png"] = path.read_bytes()
+        if shard < 2:
+            files[shard][f"{key}.cls"] = (str(index) if shard == 0 else CLASSES[index]).encode()
+            files[shard][f"{key}.json"] = b"{}"
+    for shard, content in enumerate(files):
+        write_tar(root / f"part-{shard}.tar", content)
+    return root
+
+
+@pytest.fixture(scope="session")
+def parquet(damaged: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two Parquet files of several row groups: bytes and a name, a struct and an index."""
+    pa = pytest.importorskip("pyarrow")
+    import pyarrow.parquet as pq
+
+    root = tmp_path_factory.mktemp("parquet")
+    rows = list_files(damaged)
+    first = {"jpg": [path.read_bytes() for _, path in rows[:20]], "label": [CLASSES[index] for index, _ in rows[:20]]}
+    second = {
+        "image": [{"bytes": path.read_bytes(), "path": path.name} for _, path in rows[20:]],
+        "label": [index for index, _ in rows[20:]],
+    }
+    pq.write_table(pa.table(first), root / "a.parquet", row_group_size=7)
+    pq.write_table(pa.table(second), root / "b.parquet", row_group_size=7)
+    return root
+
+
+@pytest.fixture
+def memory_url(damaged: Path) -> Iterator[str]:
+    """The damaged data set on fsspec's in-memory file system."""
+    fsspec = pytest.importorskip("fsspec")
+    system = fsspec.filesystem("memory")
+    for path in damaged.rglob("*.png"):
+        system.pipe(f"/data/{path.parent.name}/{path.name}", path.read_bytes())
+    yield "memory://data"
+    system.rm("/data", recursive=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import signal
@@ -9,25 +10,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 import nestforge
+from tests.support.commands import run, run_json
 
 COMMANDS = ("models", "export", "build", "predict", "evaluate", "bench", "loadgen", "report", "inspect")
-
-
-def run(*arguments: object, cwd: Path | None = None, code: int = 0) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", "from nestforge.cli import main; main()", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=cwd, check=False)
-    assert done.returncode == code, done.stderr
-    assert "Traceback" not in done.stderr
-    return done
-
-
-def run_json(*arguments: object, cwd: Path | None = None) -> Any:
-    return json.loads(run(*arguments, "--json", "-", cwd=cwd).stdout)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -44,6 +33,23 @@ def test_all_is_sorted_and_importable() -> None:
         assert getattr(nestforge, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = nestforge.nothing
+
+
+def test_every_public_function_that_is_called_exists() -> None:
+    """mypy cannot tell, because the names are imported when they are first used."""
+    root = Path(nestforge.__file__).parents[1]
+    trees = [
+        ast.parse(path.read_text())
+        for folder in ("nestforge", "benchmarks", "examples", "tests")
+        for path in (root / folder).rglob("*.py")
+    ]
+    used = {
+        node.attr
+        for node in (node for tree in trees for node in ast.walk(tree))
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "nestforge"
+    }
+    assert {"build", "evaluate"} <= used
+    assert [name for name in used - {"nothing"} if not hasattr(nestforge, name)] == []
 
 
 def test_version_and_no_arguments() -> None:
@@ -75,13 +81,14 @@ def test_the_walk(slim_config: dict[str, object], dataset: Path, tmp_path: Path)
 
     image = dataset / "bag" / "0.png"
     predicted = run_json("predict", "int8", image, cwd=tmp_path)
+    predicted = predicted["predictions"]
     assert predicted[0]["image"] == str(image)
     assert len(predicted[0]["top"]) == 5
     assert {"index", "label", "probability"} == predicted[0]["top"][0].keys()
 
     result = run_json("evaluate", "int8", dataset, "--vs", "fp32", cwd=tmp_path)
     assert result["images"] == 40
-    assert result["unreadable"] == []
+    assert (result["unreadable"], result["unreadable_images"]) == (0, [])
     assert {"correct", "rate", "low", "high"} == result["top1"].keys() == result["vs"]["top5"].keys()
     assert {"top1", "difference", "low", "high", "mcnemar_p"} <= result["vs"].keys()
 
@@ -91,7 +98,8 @@ def test_the_walk(slim_config: dict[str, object], dataset: Path, tmp_path: Path)
     assert (tmp_path / "layers.svg").read_text().startswith("<svg")
 
     measured = run_json("bench", "int8", "--seconds", 0.2, "--vs", "fp32", cwd=tmp_path)
-    assert {"throughput_ips", "latency_ms", "batch", "streams", "threads", "peak_share", "macs"} <= measured.keys()
+    assert {"throughput_ips", "latency_ms", "parallelism", "peak_share", "macs"} <= measured.keys()
+    assert {"batch", "streams", "threads"} == measured["parallelism"].keys()
     assert {"mean", "p50", "p90", "p99"} == measured["latency_ms"].keys()
     assert {"throughput_ips", "ratio", "low", "high"} <= measured["vs"].keys()
 
@@ -123,6 +131,11 @@ def test_errors_are_one_line_and_exit_code_2(artifacts: dict[str, Path], dataset
         ("evaluate", artifacts["fp32"], "empty"),
         ("bench", "nowhere"),
         ("bench", artifacts["fp32"], "--batch", 0),
+        ("bench", artifacts["fp32"], "--budget", 60),
+        ("bench", artifacts["fp32"], "--tune", "--seconds", 5),
+        ("bench", artifacts["fp32"], "--tune", "--batch", 1),
+        ("bench", artifacts["fp32"], "--tune", "--vs", artifacts["int8"]),
+        ("predict", artifacts["fp32"], dataset, "--top", 0),
         ("inspect", "empty"),
         ("evaluate", artifacts["fp32"], dataset, "--changes", "c.csv"),
         ("evaluate", artifacts["fp32"], dataset, "--vs", artifacts["int8"], "--changes", "nowhere/c.csv"),
@@ -145,6 +158,47 @@ def test_errors_are_one_line_and_exit_code_2(artifacts: dict[str, Path], dataset
     for arguments in (("bench", artifacts["fp32"], "--batch", "two"), ("nothing",), ("models", "--no-such")):
         run(*arguments, cwd=tmp_path, code=2)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bad.yaml", "empty"]
+
+
+def test_an_option_that_would_do_nothing_is_named(artifacts: dict[str, Path]) -> None:
+    done = run("bench", artifacts["fp32"], "--tune", "--seconds", 5, "--threads", 2, code=2)
+    assert done.stderr.endswith("leave out --threads, --seconds\n")
+    assert "leave out --budget" in run("bench", artifacts["fp32"], "--budget", 9, code=2).stderr
+
+
+def test_python_m_is_the_command() -> None:
+    command = [sys.executable, "-m", "nestforge", "--version"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout == f"nestforge {nestforge.__version__}\n"
+
+
+def test_notebooks_can_complete_names() -> None:
+    assert {*nestforge.__all__, "__version__"} == set(dir(nestforge))
+
+
+def test_a_users_script_passes_strict_type_checking(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from pathlib import Path\n"
+        "import nestforge\n"
+        "from nestforge import BuildConfig, Evaluation, Prediction\n"
+        "result = nestforge.build({'model': {'name': 'resnest50'}, 'output': 'a'})\n"
+        "evaluation: Evaluation = nestforge.evaluate(result.artifact, 's3://bucket/x', vs='b')\n"
+        "with nestforge.load('a') as classify:\n"
+        "    one: Prediction = classify('cat.jpg')\n"
+        "    many: list[Prediction] = classify([Path('cat.jpg'), b''])\n"
+        "names: list[str] = [row.label for row in one.top]\n"
+        "rate: float = evaluation.top1.rate if evaluation.vs is None else evaluation.vs.difference\n"
+        "labels = [found.top[0].label for found in nestforge.predict('a', 'cat.jpg')]\n"
+        "print(names, rate, labels, nestforge.bench('a').throughput_ips, BuildConfig)\n"
+    )
+    command = [sys.executable, "-m", "mypy", "--strict", "--cache-dir", str(tmp_path / "cache"), str(script)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert done.returncode == 0, done.stdout
+    wrong = script.read_text().replace("names: list[str]", "names: list[int]")
+    script.write_text(wrong)
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert "script.py:9: error" in done.stdout
 
 
 def test_partly_unreadable_is_exit_code_1(artifacts: dict[str, Path], dataset: Path) -> None:

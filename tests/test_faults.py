@@ -1,4 +1,4 @@
-"""A full disk, a read-only one, a process that is killed: one clear line, nothing half-written, and it goes on."""
+"""A full disk, a read-only one, a process that is killed: one clear line, nothing half-written, and it continues."""
 
 from __future__ import annotations
 
@@ -8,29 +8,12 @@ import os
 import resource
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
-NESTFORGE = "from nestforge.cli import main; main()"
-IMAGE2NPZ = "from nestforge.vacc.commands import image2npz; image2npz()"
-
-
-def start(program: str, *arguments: object, **options: object) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", program, *map(str, arguments)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)  # type: ignore[call-overload,no-any-return]
-
-
-def run(program: str, *arguments: object, code: int, **options: object) -> str:
-    """Return stderr."""
-    process = start(program, *arguments, **options)
-    _, stderr = process.communicate(timeout=120)
-    assert process.returncode == code, stderr
-    assert "Traceback" not in stderr
-    return stderr
+from tests.support.processes import IMAGE2NPZ, NESTFORGE, list_all, run
 
 
 @pytest.fixture
@@ -47,10 +30,6 @@ def disk(tmp_path: Path) -> Iterator[Path]:
         pytest.skip("may not mount a small disk here")
     yield folder
     subprocess.run(["umount", str(folder)], check=True)
-
-
-def list_all(folder: Path) -> list[str]:
-    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
 
 
 def write_config(slim_config: dict[str, object], folder: Path, output: Path) -> Path:
@@ -139,27 +118,3 @@ def test_what_others_are_writing_stays(slim_config: dict[str, object], tmp_path:
         (tmp_path / name).mkdir()
     run(NESTFORGE, "build", config, code=0)
     assert {*names, "artifact", "c.yaml"} == {path.name for path in tmp_path.iterdir()}
-
-
-def test_a_few_kills(tmp_path: Path) -> None:
-    """The harness whose long run is in docs/reliability.md."""
-    output = tmp_path / "kills.json"
-    command = [sys.executable, ROOT / "benchmarks" / "kills.py", "--kills", "3", "--repeat", "1", "-o", output]
-    subprocess.run([*command, "--work", "evaluate", "image2npz", "vamp"], check=True, capture_output=True, timeout=300)
-    works = json.loads(output.read_text())["works"]
-    assert sum(work["kills"] for work in works.values()) >= 3
-    for work in works.values():
-        assert work["wrong_results"] == 0
-        assert work["done_twice_per_kill_at_most"] < work["images"]
-
-
-@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="reads /proc")
-def test_soak(artifacts: dict[str, Path], dataset: Path, tmp_path: Path) -> None:
-    """Fifteen seconds of the loop whose long run is in docs/reliability.md."""
-    output = tmp_path / "soak.json"
-    command = [sys.executable, ROOT / "benchmarks" / "soak.py", artifacts["int8"], dataset, "--minutes", "0.25"]
-    subprocess.run([*command, "-o", output], check=True, capture_output=True, timeout=200)
-    result = json.loads(output.read_text())
-    assert len(result["descriptors"]) == 1
-    assert result["different_counts"] == 1
-    assert result["rss_mb_last"] - result["rss_mb_first"] < 40

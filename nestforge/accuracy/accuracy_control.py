@@ -1,8 +1,8 @@
-"""A build within a bound: the fewest, cheapest layers stay in float that keep top-1 within `quantize.max_drop`.
+"""Accuracy control: keep the fewest, cheapest layers in float that satisfy `quantize.max_drop`.
 
 Layers are ranked by the noise they bring for the time they take (`sensitivity`). The first 0, 1, 2, 4, ... of them are
-spared until the validation set proves the bound, and the count is then halved back. A choice passes when the upper
-end of the one-sided 95% interval of its drop, paired with float32 image by image, is within the bound.
+kept in float until the validation set proves the bound; a binary search then finds the smallest count. A choice passes
+when the upper end of the one-sided 95% interval of its drop, paired with float32 image by image, is within the bound.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from nestforge.errors import DataError
 from nestforge.files import fingerprint_file, hash_json
 from nestforge.inference.pipeline import run_in_order
 from nestforge.journal import Journal, keep_journal
-from nestforge.measure.benchmark import Run, run_interleaved
+from nestforge.measure.interleave import Run, run_interleaved
 from nestforge.measure.statistics import bound_drop
 from nestforge.progress import Progress
 from nestforge.schema import parse
@@ -154,7 +154,7 @@ def rank_layers(layers: Iterable[LayerSensitivity]) -> list[LayerSensitivity]:
 
 
 def find_smallest(measure: Callable[[int], FrontierPoint], most: int, bound: float) -> FrontierPoint:
-    """Return the passing choice with the fewest layers, given that none spared does not pass."""
+    """Return the passing choice with the fewest layers, given that the choice without any does not pass."""
     failing, passing = 0, 1
     while measure(passing).drop_high > bound:
         if passing == most:
@@ -191,13 +191,13 @@ def _read_validation(prepared: Prepared, section: ValidationSection, bound: floa
 
 
 def _refuse_overlaps(prepared: Prepared, paths: Sequence[Path], evaluation: str | None) -> None:
-    insist = "calibration.allow_overlap: true"
-    refuse_overlap(prepared.images.inputs, paths, insist=insist)
+    override = "calibration.allow_overlap: true"
+    refuse_overlap(prepared.images.inputs, paths, override=override)
     if evaluation is not None:
         tested = list_images(Path(evaluation)).paths
         sizes = {path.stat().st_size for path in tested}
         records = {str(path): record_file(path) for path in paths if path.stat().st_size in sizes}
-        refuse_overlap(records, tested, insist=insist, kind="validation")
+        refuse_overlap(records, tested, override=override, kind="validation")
 
 
 def _fingerprint_search(prepared: Prepared, validation: _Validation) -> dict[str, object]:
@@ -241,12 +241,12 @@ def _judge(
     session: Session,
     baseline: Session,
     kept_in_float: tuple[str, ...],
-    answers: npt.NDArray[np.int64],
+    predictions: npt.NDArray[np.int64],
     expected: npt.NDArray[np.int64],
     truth: npt.NDArray[np.int64],
 ) -> FrontierPoint:
-    lost = int(((expected == truth) & (answers != truth)).sum())
-    gained = int(((expected != truth) & (answers == truth)).sum())
+    lost = int(((expected == truth) & (predictions != truth)).sum())
+    gained = int(((expected != truth) & (predictions == truth)).sum())
     runs = [Run(session), Run(baseline)]
     run_interleaved(runs, seconds=SPEED_SECONDS, rounds=SPEED_ROUNDS, warm_up_seconds=SPEED_SECONDS / SPEED_ROUNDS)
     ours, theirs = (np.array(run.throughputs) for run in runs)
@@ -256,7 +256,7 @@ def _judge(
         drop_high=bound_drop(lost, gained, len(truth)),
         lost=lost,
         gained=gained,
-        changed_predictions=int((answers != expected).sum()),
+        changed_predictions=int((predictions != expected).sum()),
         throughput_ips=float(np.median(ours)),
         kept_speed=float(np.median(ours / theirs)) if kept_in_float else 1.0,
     )

@@ -9,10 +9,13 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
+from nestforge.compile.nodeorder import list_reads
 from nestforge.compile.onnxfile import infer_shapes, read_shapes
 from nestforge.compile.plan import QuantizationPlan
 from nestforge.compile.quantize import MOVES, find_activations
 from nestforge.engines.base import Engine, Images, Session, Settings
+
+_FLOAT_TYPES = (0, 1, 10, 11, 16)  # unknown, float32, float16, float64, bfloat16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,27 +63,28 @@ class Segment:
 
 
 def cut_graph(model: ir.Model, engine: Engine, settings: Settings) -> list[Segment]:
-    """Cut a graph wherever all of it that follows reads a single value of four dimensions, not before a ReLU.
+    """Cut a graph wherever all of it that follows reads a single float value of four dimensions, not before a ReLU.
 
-    Integers that are known from the input's shape alone become constants.
+    What is known from the input's shape alone becomes a constant.
     """
     proto = infer_shapes(model, settings.batch, settings.height, settings.width)
     graph = proto.graph
-    shapes, floats = read_shapes(proto), _list_floats(proto)
-    last_use = {name: index for index, node in enumerate(graph.node) for name in node.input}
+    shapes, integers, dependent = read_shapes(proto), _list_integers(proto), _list_dependent(graph)
+    last_use = {name: index for index, node in enumerate(graph.node) for name in list_reads(node)}
     last_use |= {output.name: len(graph.node) for output in graph.output}
     cuts: list[tuple[int, str]] = []
     live = {graph.input[0].name}
-    crossing: set[str] = set()  # integers that a later part reads
+    crossing: set[str] = set()  # sizes that a later part reads
     for index, node in enumerate(graph.node[:-1]):
         live |= {name for name in node.output if name}
         live -= {name for name in live if last_use.get(name, -1) <= index}
-        value = "".join(live & floats) if len(live & floats) == 1 else ""
+        value = "".join(live & dependent) if len(live & dependent) == 1 else ""
         fused = graph.node[index + 1].op_type == "Relu"  # which engines run with the layer before it
-        if value in node.output and not fused and node.op_type not in MOVES and _is_known(shapes.get(value, [])):
+        whole = value in node.output and value not in integers and _is_known(shapes.get(value, []))
+        if whole and not fused and node.op_type not in MOVES:
             cuts.append((index + 1, value))
-            crossing |= live - floats
-    fixed = _read_integers(proto, sorted(crossing), engine, settings)
+            crossing |= live - dependent
+    fixed = _read_sizes(proto, sorted(crossing), engine, settings)
     bounds = [(0, graph.input[0].name), *cuts, (len(graph.node), graph.output[0].name)]
     return [
         _extract(proto, bounds[place], bounds[place + 1], shapes, fixed, settings) for place in range(len(bounds) - 1)
@@ -93,7 +97,7 @@ def list_boundary_values(
     """Return for each part of `model` the values at its ends that are not its own to quantize.
 
     A value between two parts is the first's where only layers of that ask for it, and else the second's; so layers
-    that are spared in one part take their quantizers with them.
+    that are kept in float in one part take their quantizers with them.
     """
     boundary_values: list[set[str]] = [set() for _ in segments]
     for place, segment in enumerate(segments[:-1]):
@@ -106,10 +110,10 @@ def list_boundary_values(
 def find_affected_segments(
     segments: Sequence[Segment], boundary_values: Sequence[Collection[str]], changed: Collection[str], place: int
 ) -> range:
-    """Return the parts to open anew where the quantizers of the values in `changed` come or go: `place` among them.
+    """Return the parts to compile again, where quantizers of the values in `changed` appear or go; `place` is one.
 
-    The first layer of a stage may be the only one to read the sum before it in 8 bits: spared, it leaves that sum's
-    inputs in float, which an earlier part puts out.
+    The first layer of a stage may be the only one that reads the sum before it in 8 bits. Kept in float, it leaves the
+    inputs of that sum in float, which are outputs of an earlier part.
     """
     touched = [
         index
@@ -130,15 +134,22 @@ def _is_known(shape: Sequence[int]) -> bool:
     return len(shape) == 4 and all(shape)
 
 
-def _list_floats(proto: onnx.ModelProto) -> set[str]:
+def _list_integers(proto: onnx.ModelProto) -> set[str]:
+    """Return the names of the values that are no floats."""
     infos = (*proto.graph.value_info, *proto.graph.input, *proto.graph.output)
-    integers = {info.name for info in infos if info.type.tensor_type.elem_type in (6, 7)}  # int32, int64
-    return {info.name for info in proto.graph.input} | {
-        name for node in proto.graph.node for name in node.output if name not in integers
-    }
+    return {info.name for info in infos if info.type.tensor_type.elem_type not in _FLOAT_TYPES}
 
 
-def _read_integers(
+def _list_dependent(graph: onnx.GraphProto) -> set[str]:
+    """Return the names of the values that depend on what is in the images, not on their size alone."""
+    found = {graph.input[0].name}
+    for node in graph.node:
+        if node.op_type not in ("Shape", "Size") and not found.isdisjoint(list_reads(node)):
+            found |= set(node.output)
+    return found
+
+
+def _read_sizes(
     proto: onnx.ModelProto, names: Sequence[str], engine: Engine, settings: Settings
 ) -> dict[str, onnx.TensorProto]:
     if not names:

@@ -1,7 +1,7 @@
-"""Which layer costs how much: every layer quantized alone, and every layer spared alone.
+"""The cost of int8 in each layer: every layer quantized alone, and every layer alone kept in float.
 
 The network is cut into parts (`segments`), so that a choice costs only its own part and what follows; every part runs
-on the engine's own kernels, exactly as a build would make them. Only the damage is always that of float32 around int8
+on the engine's own kernels, exactly as a build would make them. The output error is always that of float32 around int8
 layers, whatever `quantize.float_dtype` says; times are the build's own.
 """
 
@@ -25,6 +25,7 @@ from nestforge.compile.onnxfile import count_layer_macs, serialize
 from nestforge.compile.plan import Prepared, QuantizationPlan, prepare
 from nestforge.compile.quantize import find_activations, find_source, is_weighted
 from nestforge.compile.source import load_source
+from nestforge.compile.warnings import list_aliases
 from nestforge.config import BuildConfig, read_config
 from nestforge.engines.base import Images, Logits, Session, Settings
 from nestforge.errors import ArtifactError, ConfigError
@@ -40,7 +41,7 @@ HIGHEST_SQNR_DB = 150.0  # float32's own
 
 @dataclass(frozen=True, kw_only=True)
 class OutputError:
-    """What became of the logits: see `LayerSensitivity`."""
+    """The error of the logits: see `LayerSensitivity`."""
 
     sqnr_db: float
     flips: int
@@ -72,7 +73,7 @@ class LayerSensitivity:
 
 @dataclass(frozen=True, kw_only=True)
 class Sensitivity:
-    """Layers in the order of their damage; `complete` is false where the work was interrupted."""
+    """Layers, the largest error first; `complete` is false if the work was interrupted."""
 
     artifact_or_config: str
     images: int
@@ -116,7 +117,9 @@ def _prepare(path: Path, progress: Progress) -> Prepared:
     artifact = open_artifact(path) if path.is_dir() else None
     config = artifact.manifest.config if artifact else read_config(path)
     if config.calibration is None:
-        raise ConfigError(f"{path} has no calibration images, whose answers sensitivity compares; add 'calibration'")
+        raise ConfigError(
+            f"{path} has no calibration images, whose predictions sensitivity compares; add 'calibration'"
+        )
     config = BuildConfig.model_validate(config.model_dump() | {"dtype": "int8"})
     with progress("reading the model", None):
         source = load_source(config, progress)
@@ -143,7 +146,7 @@ def measure_layers(
     macs = count_layer_macs(model, settings.height, settings.width)
     with progress("opening the network in parts", None):
         probe = _Probe(prepared, plan, settings, batches)
-        shares = _share_time(prepared, plan, settings, batches[0], list(nodes))
+        shares = _share_time(prepared, plan, settings, batches[0], list(nodes.values()))
     measured, complete = _measure(prepared, probe, list(nodes), images, progress)
     layers = []
     for name, (alone, kept_in_float) in measured.items():
@@ -173,7 +176,7 @@ def measure_layers(
 def _measure(
     prepared: Prepared, probe: _Probe, names: list[str], images: int, progress: Progress
 ) -> tuple[dict[str, tuple[OutputError, OutputError]], bool]:
-    """Return the damage by layer, alone and spared, and whether Ctrl-C left it complete.
+    """Return the output error by layer, alone and kept in float, and whether it is complete (no Ctrl-C).
 
     Each layer is kept in a journal until all are done.
     """
@@ -184,7 +187,7 @@ def _measure(
                 measured[name] = OutputError(**alone), OutputError(**kept_in_float)
             if measured:
                 done = f"{len(measured)} of {len(names)} layers were done"
-                warnings.warn(f"going on with an interrupted measurement: {done}", stacklevel=4)
+                warnings.warn(f"continuing an interrupted measurement: {done}", stacklevel=4)
             todo = [name for name in names if name not in measured]
             # closed before anything else: an engine must not be torn down while a request runs
             with progress("measuring layers", len(names)) as advance, closing(probe.visit(todo)) as visited:
@@ -200,7 +203,7 @@ def _measure(
 
 @dataclass(frozen=True, kw_only=True)
 class _Choice:
-    """A layer to spare: the parts that change with it, and the values that are quantized then."""
+    """A layer to keep in float: the parts that change with it, and the values that are then quantized."""
 
     name: str
     parts: range
@@ -226,13 +229,13 @@ class _Probe:
         self.total = self._compare(self._in_int8, batches)
 
     def visit(self, names: Collection[str]) -> Generator[tuple[str, OutputError, OutputError], None, None]:
-        """Yield (name, damage of it alone, damage with it spared) for each layer, in the order of the graph."""
+        """Yield (name, error of it alone, error with it kept in float) for each layer, in the order of the graph."""
         todo = [
             [self._choose(name, place) for name in names if name in segment.nodes]
             for place, segment in enumerate(self._segments)
         ]
         float_batches = self._batches
-        int8_batches = {0: self._batches}  # what each part reads, as far back as one has to be opened anew
+        int8_batches = {0: self._batches}  # what each part reads, as far back as one has to be compiled again
         pool = ThreadPoolExecutor(self._segments[0].settings.streams, thread_name_prefix="layer")
         try:
             for place, choices in enumerate(todo):
@@ -276,7 +279,7 @@ class _Probe:
 
 
 def compare_logits(expected: Logits, found: Logits) -> OutputError:
-    """Return what became of the logits (B, classes)."""
+    """Return the error of the logits (B, classes)."""
     power = (expected.astype(np.float64) ** 2).sum(1)
     error = ((expected.astype(np.float64) - found) ** 2).sum(1)
     ratio = power / np.maximum(error, power * 10 ** (-HIGHEST_SQNR_DB / 10) + np.finfo(float).tiny)
@@ -295,7 +298,7 @@ def _list_own(layer: ir.Node) -> set[str]:
 
 
 def _share_time(
-    prepared: Prepared, plan: QuantizationPlan, settings: Settings, batch: Images, names: list[str]
+    prepared: Prepared, plan: QuantizationPlan, settings: Settings, batch: Images, nodes: list[ir.Node]
 ) -> dict[str, float]:
     """Return each layer's share of the int8 model's time: the medians of its kernels over some runs."""
     model = ir.from_proto(ir.to_proto(prepared.source.model))
@@ -307,5 +310,9 @@ def _share_time(
     if not total_ms:
         return {}
     return {
-        name: sum(kernel.time_ms or 0.0 for kernel in kernels if name in kernel.layers) / total_ms for name in names
+        str(node.name): sum(
+            kernel.time_ms or 0.0 for kernel in kernels if not set(list_aliases(node)).isdisjoint(kernel.layers)
+        )
+        / total_ms
+        for node in nodes
     }

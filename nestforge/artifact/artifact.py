@@ -18,7 +18,7 @@ from nestforge.artifact.manifest import (
 )
 from nestforge.data.labels import Label, number_labels, read_artifact_labels
 from nestforge.engines import get_engine
-from nestforge.engines.base import Session, Settings
+from nestforge.engines.base import Parallelism, Session, Settings
 from nestforge.engines.machine import count_available_cores, read_machine
 from nestforge.errors import ArtifactError, EngineError
 from nestforge.files import StrPath, atomic_write, hash_file
@@ -29,39 +29,38 @@ MAX_MANIFEST_BYTES = 16 << 20
 
 @dataclass(frozen=True)
 class Artifact:
-    """An artifact whose files match its manifest, or are wanted all the same."""
+    """An opened artifact; its files match its manifest unless verification was off."""
 
     folder: Path
     manifest: Manifest
     labels: tuple[Label, ...]
     model_sha256: str  # of the file as it is
 
-    def open_session(
-        self, *, batch: int = 1, streams: int = 1, threads: int | None = None, profile: bool = False
-    ) -> Session:
-        """Open the model on the engine it was built for; `threads` defaults to the cores this process may use.
+    def open_session(self, parallelism: Parallelism | None = None, *, profile: bool = False) -> Session:
+        """Open the model on the engine it was built for; by default for one image at a time on all available cores.
 
         Raises:
             EngineError: the engine is missing or refuses, or the batch is not the one the model is fixed to.
         """
         manifest = self.manifest
-        if manifest.fixed_batch not in (None, batch):
+        chosen = parallelism or Parallelism.make(batch=self.choose_batch(1))
+        if manifest.fixed_batch not in (None, chosen.batch):
             raise EngineError(
                 f"{self.folder} has a fixed batch of {manifest.fixed_batch}; use --batch {manifest.fixed_batch}"
             )
         settings = Settings(
-            batch=batch,
+            batch=chosen.batch,
             height=manifest.height,
             width=manifest.width,
             dtype=manifest.config.execution_dtype,
-            streams=streams,
-            threads=count_available_cores() if threads is None else threads,
+            streams=chosen.streams,
+            threads=chosen.threads,
             profile=profile,
         )
         return get_engine(manifest.config.engine).open(self.folder / MODEL_FILE, settings, sha256=self.model_sha256)
 
     def fingerprint(self) -> dict[str, str]:
-        """Return what the answers on given pixels depend on: the files as they are, the engine, this CPU."""
+        """Return what predictions depend on besides the pixels: the files as they are, the engine, this CPU."""
         config = self.manifest.config
         return {
             "model_sha256": self.model_sha256,
@@ -91,7 +90,7 @@ class Artifact:
 def open_artifact(folder: StrPath, *, verify: bool = True) -> Artifact:
     """Open an artifact and check every file against its hash.
 
-    Without `verify` a file that was changed is used all the same, after a warning; one that is missing is not.
+    Without `verify` a changed file is used, with a warning; a missing file is still an error.
 
     Raises:
         ArtifactError: no artifact, a damaged manifest, or files that do not match it.
@@ -103,7 +102,7 @@ def open_artifact(folder: StrPath, *, verify: bool = True) -> Artifact:
             f"{folder} is not a nestforge artifact: it has no {MANIFEST_FILE}; make one with 'nestforge build'"
         )
     remedy = "build the artifact again"
-    data = read_json(path, limit_bytes=MAX_MANIFEST_BYTES, kind="a manifest", remedy=remedy, error=ArtifactError)
+    data = read_json(path, limit_bytes=MAX_MANIFEST_BYTES, kind="manifest", remedy=remedy, error=ArtifactError)
     manifest = parse(Manifest, data, source=f"{path} is damaged; {remedy}", error=ArtifactError)
     if MODEL_FILE not in manifest.outputs:
         raise ArtifactError(f"{path} was changed: it lists no {MODEL_FILE}; build the artifact again")
@@ -121,7 +120,7 @@ def open_artifact(folder: StrPath, *, verify: bool = True) -> Artifact:
     if quantization and not quantization.saturation_avoided and not read_machine().has_int8_dot_product:
         warnings.warn(
             f"{folder} was built without protection from 16-bit overflow, and this CPU has no int8 dot product: "
-            "its answers are wrong here; build it again on this machine",
+            "its predictions are wrong here; build it again on this machine",
             stacklevel=2,
         )
     return Artifact(folder, manifest, _read_class_names(folder, manifest), found[MODEL_FILE])
@@ -141,13 +140,13 @@ def _read_class_names(folder: Path, manifest: Manifest) -> tuple[Label, ...]:
 def _refuse_change(problem: str, verify: bool) -> None:
     if verify:
         raise ArtifactError(f"{problem}; build the artifact again, or give --no-verify to use it as it is")
-    warnings.warn(f"{problem}; it is used all the same", stacklevel=3)
+    warnings.warn(f"{problem}; it is used anyway", stacklevel=3)
 
 
 def update_manifest(
     artifact: Artifact, *, tuning: TuningRecord | None = None, explanation: Explanation | None = None
 ) -> None:
-    """Add what was measured of an artifact to its manifest, which is replaced as a whole.
+    """Add measurements of an artifact to its manifest, which is replaced atomically.
 
     Raises:
         NestForgeError: the manifest cannot be written.

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict
 
 from nestforge.config import BuildConfig
 from nestforge.data.preprocess import Preprocess
+from nestforge.engines.base import Parallelism
 from nestforge.files import hash_file
 
 MODEL_FILE, LABELS_FILE, MANIFEST_FILE = "model.onnx", "labels.txt", "manifest.json"
@@ -26,11 +27,29 @@ class FileRecord(_Record):
     size_bytes: int
 
 
+ScoreKind = Literal["logits", "probabilities", "log_probabilities", "sigmoid"]
+
+
+class ModelInterface(_Record):
+    """What the source model takes and gives; the artifact takes (B, 3, H, W) float32 and gives (B, classes) float32.
+
+    `output_shape` is that for one batch. `widened` lists the float types that became float32.
+    """
+
+    input_layout: Literal["NCHW", "NHWC", "CHW", "HWC"]
+    input_dtype: str
+    input_channels: int
+    output: str
+    output_shape: tuple[int, ...]
+    unused_outputs: tuple[str, ...] = ()
+    widened: tuple[str, ...] = ()
+
+
 class Parity(_Record):
     """The built model against its float32 source on the same images.
 
     `cosine` is that of all logits taken together; `max_abs` the largest difference of a logit; `top1_agreement`
-    the fraction of images with the same answer. `problems` say what looks wrong; they are among the warnings too.
+    the fraction of images with the same prediction. `problems` say what looks wrong; they are among the warnings too.
     """
 
     cosine: float
@@ -53,8 +72,8 @@ class QuantizationRecord(_Record):
 class FrontierPoint(_Record):
     """A choice of layers left in float, measured on the validation set: rates are fractions of 1.
 
-    `drop` is float32's top-1 minus ours, `drop_high` the upper end of its one-sided 95% interval (paired).
-    `kept_speed` is the throughput as a fraction of that with no layer spared.
+    `drop` is float32's top-1 minus int8's, `drop_high` the upper end of its one-sided 95% interval (paired).
+    `kept_speed` is the throughput as a fraction of that with no layer kept in float.
     """
 
     kept_in_float: tuple[str, ...]
@@ -68,7 +87,7 @@ class FrontierPoint(_Record):
 
 
 class AccuracyControlRecord(_Record):
-    """How a build was kept within `quantize.max_drop`: the layers spared in the end, and every choice measured."""
+    """How a build satisfied `quantize.max_drop`: the layers kept in float, and every choice that was measured."""
 
     kept_in_float: tuple[str, ...]
     max_drop_pp: float
@@ -77,28 +96,26 @@ class AccuracyControlRecord(_Record):
     frontier: tuple[FrontierPoint, ...]
 
 
-class TunedArrangement(_Record):
-    """Requests of `batch` images on `streams` that share `threads`: images a second, and the median request."""
+class TunedParallelism(_Record):
+    """What was measured with one parallelism: images per second, and the median latency of a request."""
 
-    batch: int
-    streams: int
-    threads: int
+    parallelism: Parallelism
     throughput_ips: float
     latency_ms: float
 
 
 class TuningRecord(_Record):
-    """The best arrangements found, and the machine they were found on: they say nothing about another one."""
+    """The best parallelism found for latency and for throughput, and the machine on which both were measured."""
 
     cpu: str
     cores: int
     engine_version: str
-    latency: TunedArrangement
-    throughput: TunedArrangement
+    latency: TunedParallelism
+    throughput: TunedParallelism
 
 
 class PassSpeedup(_Record):
-    """One rewriting: the artifact against the same build with it switched the other way, one image at a time.
+    """One graph pass: the artifact against the same build with the pass switched, one image at a time.
 
     `ratio` is the artifact's throughput over the other's, with its 95% interval.
     """
@@ -114,7 +131,7 @@ class PassSpeedup(_Record):
 
 
 class KernelTime(_Record):
-    """Milliseconds an image that the engine spends in layers of one type and execution precision."""
+    """Milliseconds per image that the engine spends in layers of one type and execution precision."""
 
     layer_type: str
     precision: str
@@ -123,7 +140,7 @@ class KernelTime(_Record):
 
 
 class Explanation(_Record):
-    """What rewritings bought and where time goes, as measured on the machine that asked."""
+    """The speedup of each graph pass and where time goes, measured on this machine."""
 
     passes: tuple[PassSpeedup, ...]
     kernels: tuple[KernelTime, ...]
@@ -140,18 +157,20 @@ class Manifest(_Record):
     classes: int
     height: int
     width: int
-    fixed_batch: int | None
-    gives_probabilities: bool
+    fixed_batch: int | None  # declared by the model, or found by running it
+    interface: ModelInterface
+    scores: ScoreKind  # of the artifact
     kernel_macs: int
     inputs: dict[str, FileRecord]
     outputs: dict[str, FileRecord]
     versions: dict[str, str]
     cpu_flags: tuple[str, ...]
     parity: Parity
-    passes: dict[str, int] = {}  # pass -> places it changed
+    passes: dict[str, int] = {}  # pass -> matches that it changed
     quantization: QuantizationRecord | None
     accuracy_control: AccuracyControlRecord | None = None
     kernels: dict[str, dict[str, int]]  # layer type -> execution precision -> count, as the engine reports it
+    weighted_types: tuple[str, ...] = ()  # the layer types among them that are convolutions and matrix products
     warnings: tuple[str, ...]
     tuning: TuningRecord | None = None
     explanation: Explanation | None = None

@@ -24,9 +24,9 @@ def find_overlap(inputs: Mapping[str, FileRecord], paths: Sequence[Path]) -> lis
 
 
 def refuse_overlap(
-    inputs: Mapping[str, FileRecord], paths: Sequence[Path], *, insist: str, kind: str = "calibration"
+    inputs: Mapping[str, FileRecord], paths: Sequence[Path], *, override: str, kind: str = "calibration"
 ) -> None:
-    """Refuse images that were used already, as `kind` says; `insist` is what takes them all the same.
+    """Refuse images that were used before as `kind` images; `override` is the option that accepts them.
 
     Raises:
         DataError: some of `paths` have the content of an input.
@@ -35,7 +35,7 @@ def refuse_overlap(
     if found:
         raise DataError(
             f"{len(found)} of these {len(paths)} images are also {kind} images, the first {found[0]}: accuracy on "
-            f"them would flatter; take others, or insist with {insist}"
+            f"them would be optimistic; take other images, or override with {override}"
         )
 
 
@@ -46,4 +46,4 @@ def refuse_calibration_images(manifest: Manifest, paths: Sequence[Path]) -> None
         DataError: as `refuse_overlap`.
     """
     if manifest.config.dtype == "int8":
-        refuse_overlap(manifest.inputs, paths, insist="--allow-overlap")
+        refuse_overlap(manifest.inputs, paths, override="--allow-overlap")

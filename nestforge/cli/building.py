@@ -1,4 +1,4 @@
-"""Commands that make something: exports, artifacts, and what explains them."""
+"""Commands of the build side: exports, artifacts, sensitivity."""
 
 from __future__ import annotations
 
@@ -29,10 +29,12 @@ def models(json: JsonOption = None) -> None:
 
 
 def export(
-    model: Annotated[str, typer.Argument(help="A name that 'nestforge models' lists.", show_default=False)],
+    model: Annotated[
+        str, typer.Argument(help="A name that 'nestforge models' lists, or timm:NAME.", show_default=False)
+    ],
     weights: Annotated[Path | None, typer.Option(help="Checkpoint; default: the authors', downloaded once.")] = None,
     size: Annotated[
-        int | None, typer.Option(help="Square input size to count and check; default: the variant's.")
+        int | None, typer.Option(help="Square input size to count and check; default: the model's own.")
     ] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="ONNX file, replaced if it exists; default: MODEL.onnx.")
@@ -40,7 +42,7 @@ def export(
     seed: Annotated[int | None, typer.Option(help="Reproducible random weights instead of a checkpoint.")] = None,
     json: JsonOption = None,
 ) -> None:
-    """Export a checkpoint to ONNX and prove it equal to the torch module."""
+    """Export a checkpoint, or any classifier of timm, to ONNX and compare it with the torch module."""
     from nestforge.tables.networks import show_export
 
     result = nestforge.export(model, weights=weights, size=size, output=output, seed=seed, progress=show_bars)
@@ -60,7 +62,7 @@ def build(
     ] = False,
     explain: Annotated[
         bool,
-        typer.Option("--explain", help="Measure what each rewriting bought, and where time goes; slow."),
+        typer.Option("--explain", help="Measure the speedup of each graph pass, and where time goes; slow."),
     ] = False,
     json: JsonOption = None,
 ) -> None:
@@ -75,7 +77,7 @@ def build(
     show_config(resolved, make_stderr())
     result = nestforge.build(resolved, overwrite=overwrite, progress=show_bars)
     if explain:
-        result = replace(result, explanation=nestforge.accuracy_build(result.artifact, progress=show_bars))
+        result = replace(result, explanation=nestforge.explain_build(result.artifact, progress=show_bars))
     emit(result, show_build, json)
     for problem in result.parity.problems if json == "-" else ():
         print(f"warning: {problem}", file=sys.stderr)
@@ -88,13 +90,13 @@ def sensitivity(
             metavar="ARTIFACT|CONFIG.yaml", help="An artifact's folder, or a build file.", show_default=False
         ),
     ],
-    images: Annotated[int, typer.Option(help="Calibration images to compare answers on.")] = 8,
+    images: Annotated[int, typer.Option(help="Calibration images to compare predictions on.")] = 8,
     plot: Annotated[
-        Path | None, typer.Option(metavar="FILE.svg", callback=check_file_target, help="Draw the ranking as well.")
+        Path | None, typer.Option(metavar="FILE.svg", callback=check_file_target, help="Also draw the ranking.")
     ] = None,
     json: JsonOption = None,
 ) -> None:
-    """Rank layers by what int8 costs in each: alone, and spared. Ctrl-C keeps what is done; exit code 1 then."""
+    """Rank layers by the cost of int8: each quantized alone, and each kept in float. Ctrl-C keeps finished layers."""
     from nestforge.pages.sensitivity import draw_noise
     from nestforge.pages.svg import write_svg
     from nestforge.tables.accuracy import show_sensitivity
@@ -117,9 +119,10 @@ def inspect(
 ) -> None:
     """Show how an artifact was made, after checking its files, and what differs from the published preprocessing."""
     from nestforge.tables.builds import show_manifest
-    from nestforge.vacc.geometry import check_artifact
+    from nestforge.vacc.geometry import check_preprocess
 
-    differences = check_artifact(artifact, vdsp_params, verify=not no_verify)
-    emit(nestforge.inspect(artifact, verify=not no_verify), show_manifest, json)
+    manifest = nestforge.inspect(artifact, verify=not no_verify)
+    differences = check_preprocess(manifest, artifact, vdsp_params)
+    emit(manifest, show_manifest, json)
     for difference in differences:
         print(f"warning: {difference}", file=sys.stderr)

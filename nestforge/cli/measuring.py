@@ -1,4 +1,4 @@
-"""Commands that run artifacts: answers, accuracy, speed."""
+"""Commands that run artifacts: predictions, accuracy, speed."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from nestforge.cli.options import (
     WorkersOption,
     check_file_target,
     emit,
+    refuse_options,
 )
 from nestforge.errors import NestForgeError
 from nestforge.progress import show_bars
@@ -30,7 +31,7 @@ def predict(
     images: Annotated[
         list[str],
         typer.Argument(
-            help="Image files; with --output one SOURCE: a folder, tar shards or Parquet, a path or URL.",
+            help="Image files, folders, tar shards or Parquet; paths or URLs.",
             show_default=False,
         ),
     ],
@@ -45,22 +46,18 @@ def predict(
     """Classify images: the best classes with names and probabilities. Exit code 1 if some could not be read."""
     from nestforge.tables.measurements import show_predictions
 
-    if output is None and (ray, workers, threads) == (None, None, None):
-        predictions = nestforge.predict(artifact, images, top=top, verify=not no_verify, progress=show_bars)
-        emit(predictions, show_predictions, json)
-        if any(prediction.error for prediction in predictions):
-            raise typer.Exit(1)
-        return
-    from nestforge.tables.scale import show_source_result
-
-    if no_verify:
-        raise NestForgeError("--no-verify goes with image files; --ray and --output take artifacts as they were built")
-    if output is None or len(images) != 1:
-        raise NestForgeError("--ray classifies one source into a file; name one folder, shard or pattern and --output")
-    result = nestforge.predict_source(
-        artifact, images[0], output=output, ray=ray, workers=workers, threads=threads, progress=show_bars
+    result = nestforge.predict(
+        artifact,
+        images,
+        top=top,
+        output=output,
+        ray=ray,
+        workers=workers,
+        threads=threads,
+        verify=not no_verify,
+        progress=show_bars,
     )
-    emit(result, show_source_result, json)
+    emit(result, show_predictions, json)
     if result.unreadable:
         raise typer.Exit(1)
 
@@ -80,7 +77,7 @@ def evaluate(
     changes: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE.csv", callback=check_file_target, help="With --vs: every image whose answer changed."
+            metavar="FILE.csv", callback=check_file_target, help="With --vs: every image whose prediction changed."
         ),
     ] = None,
     no_verify: NoVerifyOption = False,
@@ -91,35 +88,20 @@ def evaluate(
     json: JsonOption = None,
 ) -> None:
     """Measure top-1 and top-5 on labelled images, by class too, with intervals and paired statistics."""
-    from nestforge.data.sources import is_plain_folder
     from nestforge.measure.paired import write_changes
     from nestforge.tables.measurements import show_evaluation
-    from nestforge.tables.scale import show_source_result
 
-    if (ray, workers, threads, output) != (None, None, None, None) or not is_plain_folder(dataset):
-        if (vs, limit, changes, no_verify) != (None, None, None, False):
-            raise NestForgeError(
-                "--vs, --limit, --changes and --no-verify take a folder, without --ray, --workers, --threads and -o"
-            )
-        counted = nestforge.evaluate_source(
-            artifact,
-            dataset,
-            ray=ray,
-            workers=workers,
-            threads=threads,
-            output=output,
-            allow_overlap=allow_overlap,
-            progress=show_bars,
-        )
-        emit(counted, show_source_result, json)
-        return
     if changes is not None and vs is None:
-        raise NestForgeError("--changes lists answers that differ from another artifact's; name it with --vs")
+        raise NestForgeError("--changes lists predictions that differ from another artifact's; name it with --vs")
     result = nestforge.evaluate(
         artifact,
         dataset,
         vs=vs,
         limit=limit,
+        ray=ray,
+        workers=workers,
+        threads=threads,
+        output=output,
         allow_overlap=allow_overlap,
         verify=not no_verify,
         progress=show_bars,
@@ -130,14 +112,15 @@ def evaluate(
 
 
 def bench(
+    context: typer.Context,
     artifact: ArtifactArgument,
-    batch: Annotated[int, typer.Option(help="Images in a request.")] = 1,
+    batch: Annotated[int, typer.Option(help="Images per request.")] = 1,
     streams: Annotated[int, typer.Option(help="Requests at the same time.")] = 1,
-    threads: Annotated[int | None, typer.Option(help="Threads for all streams; default: the cores to use.")] = None,
+    threads: Annotated[int | None, typer.Option(help="Threads for all streams; default: all available cores.")] = None,
     seconds: Annotated[float, typer.Option(help="Measured time for each artifact.")] = 5.0,
-    vs: Annotated[Path | None, typer.Option(help="Another artifact, measured in turns.")] = None,
+    vs: Annotated[Path | None, typer.Option(help="Another artifact, measured interleaved with the first.")] = None,
     tune: Annotated[
-        bool, typer.Option("--tune", help="Find the best batch, streams and threads; the artifact remembers them.")
+        bool, typer.Option("--tune", help="Find the best batch, streams and threads, and store them in the artifact.")
     ] = False,
     budget: Annotated[float, typer.Option(metavar="SECONDS", help="With --tune: time to spend.")] = 60.0,
     no_verify: NoVerifyOption = False,
@@ -147,10 +130,11 @@ def bench(
     from nestforge.tables.measurements import show_bench, show_tuning
 
     if tune:
-        if (batch, streams, threads, vs, no_verify) != (1, 1, None, None, False):
-            raise NestForgeError("--tune chooses batch, streams and threads of one artifact; leave the others out")
+        reason = "--tune chooses batch, streams and threads of one artifact within --budget"
+        refuse_options(context, ("batch", "streams", "threads", "seconds", "vs", "no_verify"), reason)
         emit(nestforge.tune(artifact, budget_seconds=budget, progress=show_bars), show_tuning, json)
         return
+    refuse_options(context, ("budget",), "--budget is the time that --tune may spend")
     result = nestforge.bench(
         artifact,
         batch=batch,
@@ -169,20 +153,21 @@ def loadgen(
     dataset: Annotated[Path, typer.Argument(help="Folder with one subfolder of images per class.", show_default=False)],
     scenario: Annotated[str, typer.Option(help="Offline, SingleStream or Server.")] = "Offline",
     mode: Annotated[str, typer.Option(help="performance, or accuracy: every image once.")] = "performance",
-    batch: Annotated[int | None, typer.Option(help="Images in a request; default: 8 for Offline, else 1.")] = None,
+    batch: Annotated[int | None, typer.Option(help="Images per request; default: 8 for Offline, else 1.")] = None,
     streams: Annotated[int, typer.Option(help="Requests at the same time.")] = 1,
-    threads: Annotated[int | None, typer.Option(help="Threads for all streams; default: the cores to use.")] = None,
-    seconds: Annotated[float, typer.Option(help="Least duration; official results take 600.")] = 10.0,
+    threads: Annotated[int | None, typer.Option(help="Threads for all streams; default: all available cores.")] = None,
+    seconds: Annotated[float, typer.Option(help="Minimum duration; official results take 600.")] = 10.0,
     queries: Annotated[
-        int | None, typer.Option(help="Least number of queries; default: what LoadGen needs to judge.")
+        int | None, typer.Option(help="Minimum number of queries; default: as many as LoadGen needs for a verdict.")
     ] = None,
     target_qps: Annotated[
-        float | None, typer.Option(help="What Server sends, Offline expects; default: from a trial.")
+        float | None,
+        typer.Option(help="Queries per second that Server sends and Offline expects; default: from a trial."),
     ] = None,
     latency_ms: Annotated[
-        float | None, typer.Option(help="Server's bound for the 99th percentile; default: from a trial.")
+        float | None, typer.Option(help="Server's limit for the 99th percentile; default: from a trial.")
     ] = None,
-    logs: Annotated[Path | None, typer.Option(help="New folder that keeps LoadGen's own logs.")] = None,
+    logs: Annotated[Path | None, typer.Option(help="New folder for LoadGen's own logs.")] = None,
     allow_overlap: OverlapOption = False,
     json: JsonOption = None,
 ) -> None:
@@ -217,7 +202,7 @@ def report(
         Path, typer.Option("--output", "-o", metavar="FILE.html", help="The page, replaced if it exists.")
     ] = Path("report.html"),
     dataset: Annotated[
-        Path | None, typer.Option(help="Labelled folder: adds accuracy and the answers that changed.")
+        Path | None, typer.Option(help="Labelled images: adds accuracy and the changed predictions.")
     ] = None,
     limit: LimitOption = None,
     allow_overlap: OverlapOption = False,
@@ -228,10 +213,10 @@ def report(
     bench: Annotated[bool, typer.Option("--bench/--no-bench", help="Measure speed.")] = True,
     seconds: Annotated[float, typer.Option(help="Measured time for each artifact and batch.")] = 2.0,
     max_batch: Annotated[int, typer.Option(help="Measure at batches 1, 2, 4, ... up to this.")] = 8,
-    threads: Annotated[int | None, typer.Option(help="Threads to measure with; default: the cores to use.")] = None,
+    threads: Annotated[int | None, typer.Option(help="Threads to measure with; default: all available cores.")] = None,
     json: JsonOption = None,
 ) -> None:
-    """Write one HTML page on artifacts side by side: accuracy, changed answers, speed, how they were made."""
+    """Write one HTML page on artifacts side by side: accuracy, changed predictions, speed, manifests."""
     from nestforge.pages.report import show_report
 
     result = nestforge.report(

@@ -1,9 +1,9 @@
-"""What commands share: options, checks of where they write, and how a result is handed over."""
+"""Shared by commands: options, checks of output paths, and how a result is shown or written."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -39,12 +39,12 @@ JsonOption = Annotated[
         "--json",
         metavar="FILE",
         callback=check_json_target,
-        help="Write the result as JSON; - for stdout, and nothing else there.",
+        help="Write the result as JSON; - writes only JSON to stdout.",
     ),
 ]
 
 OverlapOption = Annotated[
-    bool, typer.Option("--allow-overlap", help="Evaluate on calibration images too, which flatters.")
+    bool, typer.Option("--allow-overlap", help="Evaluate on calibration images too, which is optimistic.")
 ]
 LimitOption = Annotated[
     int | None, typer.Option(help="Take this many images, evenly over the classes and always the same.")
@@ -52,23 +52,32 @@ LimitOption = Annotated[
 
 
 NoVerifyOption = Annotated[
-    bool, typer.Option("--no-verify", help="Use an artifact whose files were changed, after a warning.")
+    bool, typer.Option("--no-verify", help="Use an artifact whose files were changed, with a warning.")
 ]
 RayOption = Annotated[
     str | None,
     typer.Option(
         metavar="ADDRESS",
-        help="Spread the work over a Ray cluster: HOST:PORT, auto, or local for one of this machine's cores.",
+        help="Use a Ray cluster: HOST:PORT, auto, or local for one on this machine.",
     ),
 ]
 WorkersOption = Annotated[int | None, typer.Option(help="With --ray: processes; default: as many as fit the cluster.")]
 ThreadsOption = Annotated[
-    int | None, typer.Option(help="Threads of a worker; default: 1, without --ray all cores.", show_default=False)
+    int | None, typer.Option(help="Threads per worker; default: 1, or all cores without --ray.", show_default=False)
 ]
 RowsOption = Annotated[
     Path | None,
     typer.Option("--output", "-o", metavar="FILE.parquet", help="Write a row for every image; replaced if it exists."),
 ]
+
+
+def refuse_options(context: typer.Context, names: Iterable[str], reason: str) -> None:
+    """Refuse options that were given although they would do nothing; `reason` says why."""
+    sources = {name: context.get_parameter_source(name) for name in names}
+    given = [name for name, source in sources.items() if source is not None and source.name != "DEFAULT"]
+    if given:
+        options = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+        raise NestForgeError(f"{reason}; leave out {options}")
 
 
 def emit(result: Any, show: Callable[[Any, Console], None], json: str | None) -> None:

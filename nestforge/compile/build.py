@@ -7,7 +7,7 @@ import platform
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -20,7 +20,6 @@ from nestforge.artifact.manifest import (
     FileRecord,
     Manifest,
     Parity,
-    QuantizationRecord,
     record_file,
     write_manifest,
 )
@@ -28,7 +27,8 @@ from nestforge.compile.agreement import measure_parity
 from nestforge.compile.labels import IMAGENET, read_build_labels
 from nestforge.compile.onnxfile import serialize
 from nestforge.compile.plan import Prepared, prepare
-from nestforge.compile.source import load_source
+from nestforge.compile.source import Source, load_source
+from nestforge.compile.warnings import describe_layers, find_warnings
 from nestforge.config import BuildConfig
 from nestforge.data.labels import format_label, number_labels
 from nestforge.engines import get_engine
@@ -37,9 +37,6 @@ from nestforge.engines.machine import read_machine
 from nestforge.errors import ConfigError
 from nestforge.files import atomic_write_folder, check_output_folder
 from nestforge.progress import Progress, no_progress
-
-_WEIGHTED_TYPES = ("Convolution", "FullyConnected", "MatMul")
-_INT8_PRECISIONS = ("u8", "i8")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +50,7 @@ class BuildResult:
     parity: Parity
     passes: dict[str, int]
     kernels: dict[str, dict[str, int]]
+    weighted_types: tuple[str, ...]
     warnings: tuple[str, ...]
     seconds: float
     peak_rss_bytes: int
@@ -96,9 +94,12 @@ def build_artifact(
     with atomic_write_folder(output, overwrite=overwrite) as folder:
         prepared = prepare(config, source, progress, labels=labels or number_labels(source.classifier.num_classes))
         quantization, controlled = None, None
+        layers = describe_layers(source.model)
+        chosen: Collection[str] = ()
         if prepared.plan is not None:
             controlled = control(prepared) if control is not None else None
             kept_in_float = controlled.kept_in_float if controlled else ()
+            chosen = prepared.plan.skip.union(kept_in_float)
             quantization = prepared.plan.apply(source.model, kept_in_float=kept_in_float)
         (folder / MODEL_FILE).write_bytes(serialize(source.model))
         if labels:
@@ -110,18 +111,19 @@ def build_artifact(
         allow_poor = config.allow_poor_parity
         parity = measure_parity(original, built, prepared.images, progress, allow_poor=allow_poor)
         kernels = built.list_kernels()
-        warnings = parity.problems + _find_warnings(quantization, kernels)
+        warnings = parity.problems + find_warnings(quantization, kernels, layers, chosen=chosen)
         manifest = Manifest(
             format=1,
             name=source.name,
-            config=config,
+            config=_complete(config, source),
             preprocess=source.preprocess,
             preprocess_sha256=source.preprocess.sha256,
             classes=source.classifier.num_classes,
             height=source.height,
             width=source.width,
             fixed_batch=source.classifier.fixed_batch,
-            gives_probabilities=source.classifier.gives_probabilities,
+            interface=source.classifier.interface,
+            scores=source.scores,
             kernel_macs=prepared.kernel_macs,
             inputs=source.inputs | _record_labels(config) | prepared.images.inputs,
             outputs={path.name: record_file(path) for path in sorted(folder.iterdir())},
@@ -132,6 +134,7 @@ def build_artifact(
             quantization=quantization,
             accuracy_control=controlled,
             kernels=_count_kernels(kernels),
+            weighted_types=tuple(sorted({kernel.layer_type for kernel in kernels if kernel.is_weighted})),
             warnings=warnings,
         )
         write_manifest(manifest, folder)
@@ -144,11 +147,17 @@ def build_artifact(
         parity=parity,
         passes=prepared.passes,
         kernels=manifest.kernels,
+        weighted_types=manifest.weighted_types,
         warnings=warnings,
         seconds=time.perf_counter() - begin,
         peak_rss_bytes=read_peak_rss_bytes(),
         accuracy_control=controlled,
     )
+
+
+def _complete(config: BuildConfig, source: Source) -> BuildConfig:
+    """Return the build with the mean and std that the model's own input asked for, so that it can be built again."""
+    return config if config.preprocess is None else config.model_copy(update={"preprocess": source.preprocess})
 
 
 def _record_labels(config: BuildConfig) -> dict[str, FileRecord]:
@@ -161,21 +170,6 @@ def _count_kernels(kernels: Iterable[Kernel]) -> dict[str, dict[str, int]]:
     for (layer_type, precision), count in sorted(counts.items()):
         table.setdefault(layer_type, {})[precision] = count
     return table
-
-
-def _find_warnings(quantization: QuantizationRecord | None, kernels: Iterable[Kernel]) -> tuple[str, ...]:
-    """Name what an int8 build executes in float although it has weights, and sums that this CPU will overflow."""
-    if quantization is None:
-        return ()
-    unsafe = not quantization.saturation_avoided and not read_machine().has_int8_dot_product
-    overflow = (
-        ("this CPU overflows 16-bit sums of full-range weights: set quantize.saturation to auto",) if unsafe else ()
-    )
-    return overflow + tuple(
-        f"{kernel.layer_type.lower()} {kernel.name} runs in {kernel.precision}, not in int8"
-        for kernel in kernels
-        if kernel.layer_type in _WEIGHTED_TYPES and kernel.precision not in _INT8_PRECISIONS
-    )
 
 
 def _list_versions(engine: Engine) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""What a build's rewritings bought, measured on this machine, and where the built model spends its time."""
+"""The speedup of each graph pass, measured on this machine, and where the built model spends its time."""
 
 from __future__ import annotations
 
@@ -14,30 +14,30 @@ from nestforge.compile.build import build_artifact
 from nestforge.compile.passes import PASSES
 from nestforge.compile.plan import choose_disabled_passes
 from nestforge.config import BuildConfig
-from nestforge.engines.base import Session
+from nestforge.engines.base import Parallelism, Session
 from nestforge.errors import ConfigError
 from nestforge.files import StrPath
-from nestforge.measure.benchmark import Run, run_interleaved
+from nestforge.measure.interleave import Run, run_interleaved
 from nestforge.measure.kernels import measure_kernels
 from nestforge.measure.statistics import compute_ratio_interval
 from nestforge.progress import Progress, no_progress
 
 
 def explain_build(artifact: StrPath, *, seconds: float = 5.0, progress: Progress = no_progress) -> Explanation:
-    """Measure each optional rewriting of an artifact against the same build without it, and time its kernels.
+    """Measure each optional graph pass of an artifact against the same build with it switched, and time the kernels.
 
-    For each rewriting the model is built again from the artifact's own build file, with it switched the other way;
-    both run in turns for `seconds` each, one image at a time. The result is written into the artifact's manifest.
+    For each pass the model is built again from the artifact's own build file, with the pass switched the other way;
+    both run interleaved for `seconds` each, one image at a time. The result is written into the artifact's manifest.
 
     Raises:
-        ConfigError: the artifact was built within a bound, whose layers the other build would not spare.
+        ConfigError: the artifact was built with `quantize.max_drop`; the other build would keep other layers in float.
         NestForgeError: the artifact, or what it was built from, cannot be read.
     """
     opened = open_artifact(artifact)
     check_explainable(opened.manifest.config)
     config, applied = opened.manifest.config, opened.manifest.passes
     disabled_passes = choose_disabled_passes(config)
-    batch = opened.choose_batch(1)
+    parallelism = Parallelism.make(batch=opened.choose_batch(1))
     gains = []
     with tempfile.TemporaryDirectory() as folder:
         for step in PASSES:
@@ -50,7 +50,7 @@ def explain_build(artifact: StrPath, *, seconds: float = 5.0, progress: Progress
             result = build_artifact(_replace(config, passes=changed, output=str(other)), progress=progress)
             if (step.name in result.passes) == (step.name in applied):
                 continue  # the graph has no place for it
-            ours, theirs = (Run(one.open_session(batch=batch)) for one in (opened, open_artifact(other)))
+            ours, theirs = (Run(one.open_session(parallelism)) for one in (opened, open_artifact(other)))
             run_interleaved([ours, theirs], seconds=seconds, description=f"measuring {step.name}", progress=progress)
             ratio, low, high = compute_ratio_interval(ours.throughputs, theirs.throughputs)
             gains.append(
@@ -66,7 +66,7 @@ def explain_build(artifact: StrPath, *, seconds: float = 5.0, progress: Progress
                 )
             )
     with progress("timing kernels", None):
-        profiled = opened.open_session(batch=batch, profile=True)
+        profiled = opened.open_session(parallelism, profile=True)
         kernels = time_kernels(profiled)
     explanation = Explanation(passes=tuple(gains), kernels=kernels)
     update_manifest(opened, explanation=explanation)
@@ -77,14 +77,14 @@ def check_explainable(config: BuildConfig) -> None:
     """Refuse what `explain_build` cannot compare.
 
     Raises:
-        ConfigError: the build file holds a bound.
+        ConfigError: the build file has `quantize.max_drop`.
     """
     if config.quantize.max_drop is not None:
-        raise ConfigError("rewritings are explained for builds without a bound; leave out quantize.max_drop")
+        raise ConfigError("graph passes are explained for builds without accuracy control; leave out quantize.max_drop")
 
 
 def time_kernels(session: Session) -> tuple[KernelTime, ...]:
-    """Return time an image by layer type and precision, the longest first; the session was opened with `profile`."""
+    """Return the time per image by layer type and precision, longest first; the session is opened with `profile`."""
     settings = session.settings
     images = np.random.default_rng(0).standard_normal((settings.batch, 3, settings.height, settings.width), np.float32)
     groups: defaultdict[tuple[str, str], list[float]] = defaultdict(list)

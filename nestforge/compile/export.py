@@ -1,22 +1,17 @@
-"""A checkpoint becomes an ONNX file, and the file is run against the torch module before it is let out."""
+"""A checkpoint becomes an ONNX file, and the file is compared with the torch module before it is put in place."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
-
 from nestforge.compile.onnxfile import serialize
-from nestforge.engines import get_engine
-from nestforge.engines.base import Images, Logits, Settings
-from nestforge.engines.machine import count_available_cores
+from nestforge.compile.parity import ImageSize, ParityCheck, Reference, check_parity
+from nestforge.data.preprocess import Preprocess
 from nestforge.errors import ModelError
 from nestforge.files import StrPath, atomic_write, hash_file
-from nestforge.networks.checkpoint import fetch_checkpoint, read_checkpoint
+from nestforge.networks.checkpoint import fetch_checkpoint, find_weights
 from nestforge.networks.layers import (
     Weights,
     convert_macs_to_vendor_gflops,
@@ -28,44 +23,45 @@ from nestforge.networks.layers import (
 from nestforge.networks.zoo import Variant, get_variant
 from nestforge.progress import Progress, no_progress
 
-TOLERANCE = 1e-4
-
-
-@dataclass(frozen=True, kw_only=True)
-class ParityCheck:
-    """One comparison; `relative_difference` is max |onnx - torch| / max |torch| of the worst image."""
-
-    batch: int
-    size: int
-    relative_difference: float
+TIMM_PREFIX = "timm:"
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExportResult:
-    """What was exported, and how near it is to the torch module."""
+    """What was exported, and how near it is to the torch module; `notes` say what needs attention."""
 
     model: str
     path: Path
     source: str
-    size: int
+    size: int | ImageSize  # in pixels; one number for a square
     classes: int
     params: int
-    macs: int
+    macs: int | None  # as published tables count them, and `vendor_gflops`: of our variants only
     kernel_macs: int
-    vendor_gflops: float
+    vendor_gflops: float | None
     sha256: str
-    max_relative_difference: float
+    max_relative_difference: float  # of the file, to torch in float64; see `ParityCheck`
+    max_torch_float32_difference: float  # of torch's own float32
     checks: tuple[ParityCheck, ...]
+    notes: tuple[str, ...]
     seconds: float
+    preprocess: Preprocess | None = None  # of a timm model, as timm has it
+    exporter: str | None = None  # of torch's, the one that wrote a timm model's file
+    build_file: Path | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class ResolvedWeights:
-    """A state dict and where it came from; `path` is None for seeded weights."""
+    """A state dict and where it came from; `path` is None for seeded weights, `notes` say what was chosen in a file."""
 
     weights: Weights
     source: str
     path: Path | None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def classes(self) -> int:
+        return len(self.weights["fc.bias"])
 
 
 def resolve_weights(
@@ -74,16 +70,22 @@ def resolve_weights(
     """Take a local checkpoint, seeded weights, or (with neither) the authors' download.
 
     Raises:
-        ModelError: both given, or as `read_checkpoint` and `fetch_checkpoint`.
+        ModelError: both given, or as `find_weights` and `fetch_checkpoint`.
     """
-    if weights is not None and seed is not None:
-        raise ModelError("give --weights or --seed, not both")
+    _check_weights_and_seed(weights, seed)
     if seed is not None:
-        if seed < 0:
-            raise ModelError(f"seed {seed} is negative; give 0 or more")
         return ResolvedWeights(weights=make_seeded_weights(variant, seed), source=f"seed {seed}", path=None)
     path = weights if weights is not None else fetch_checkpoint(variant, progress=progress)
-    return ResolvedWeights(weights=read_checkpoint(path, variant), source=str(path), path=path)
+    found = find_weights(path, variant)
+    source = f"{path} ({found.place})" if found.place else str(path)
+    return ResolvedWeights(weights=found.weights, source=source, path=path, notes=found.notes)
+
+
+def _check_weights_and_seed(weights: StrPath | None, seed: int | None) -> None:
+    if weights is not None and seed is not None:
+        raise ModelError("give --weights or --seed, not both")
+    if seed is not None and not 0 <= seed < 1 << 63:
+        raise ModelError(f"seed {seed} is {'negative' if seed < 0 else 'too large'}; give 0 to {(1 << 63) - 1}")
 
 
 def export(
@@ -95,104 +97,89 @@ def export(
     seed: int | None = None,
     progress: Progress = no_progress,
 ) -> ExportResult:
-    """Export a variant to ONNX with dynamic batch, height and width, and prove it equal to the torch module.
+    """Export a variant, or any classifier of timm as ``timm:NAME``, to ONNX and prove it equal to the torch module.
 
-    `size` is the square input that is counted and checked (default: the variant's own). `output` defaults to
-    ``MODEL.onnx``. Needs the extra ``torch``.
+    A variant's file has dynamic batch, height and width; `size` is the square input that is counted and checked
+    (default: the variant's own). Needs the extra ``torch``. A timm model's file has a dynamic batch and a fixed
+    `size`, and a build file beside it states the preprocessing of its pretrained configuration. Needs the extra
+    ``timm``. `output` defaults to ``MODEL.onnx``.
 
     Raises:
-        ModelError: unknown variant, unusable checkpoint, torch missing, or a difference above 1e-4 relative;
-            no file is left then.
+        ModelError: unknown model, unusable checkpoint, torch or timm missing, or the file differs from torch in
+            float64 by more than torch's own float32 explains; no file is left then.
+        ConfigError: the build file of a timm model exists and describes something else.
     """
     from nestforge.networks.graph import build_graph
 
     begin = time.perf_counter()
+    if size is not None and not 32 <= size <= 4096:
+        raise ModelError(f"size {size} is outside 32 to 4096 pixels")
+    if model.startswith(TIMM_PREFIX):
+        return _export_timm(
+            model.removeprefix(TIMM_PREFIX), weights=weights, seed=seed, size=size, output=output, progress=progress
+        )
     variant = get_variant(model)
     size = variant.image_size if size is None else size
-    if not 32 <= size <= 4096:
-        raise ModelError(f"size {size} is outside 32 to 4096 pixels")
     resolved = resolve_weights(
         variant, weights=None if weights is None else Path(weights), seed=seed, progress=progress
     )
     path = Path(f"{model}.onnx" if output is None else output)
     with atomic_write(path) as partial:
         partial.write_bytes(serialize(build_graph(variant, resolved.weights)))
-        checks = check_parity(partial, variant, resolved.weights, size=size, progress=progress)
-        worst = max(check.relative_difference for check in checks)
-        if worst == float("inf"):
-            raise ModelError("the network's outputs are not finite on the probe images; check the checkpoint")
-        if worst > TOLERANCE:
-            raise ModelError(
-                f"the exported file differs from torch by {worst:.2e} (limit {TOLERANCE:.0e}); nothing was written"
-            )
-    macs = count_macs(variant, image_size=size)
-    classes = len(resolved.weights["fc.bias"])
+        sides = (size, max(32, size * 3 // 4 + 1))
+        report = check_parity(
+            partial,
+            _make_reference(variant, resolved.weights),
+            sizes=[(side, side) for side in sides],
+            progress=progress,
+        )
+    macs = count_macs(variant, image_size=size, num_classes=resolved.classes)
     return ExportResult(
         model=model,
         path=path,
         source=resolved.source,
         size=size,
-        classes=classes,
-        params=count_parameters(variant, num_classes=classes),
+        classes=resolved.classes,
+        params=count_parameters(variant, num_classes=resolved.classes),
         macs=macs,
-        kernel_macs=count_kernel_macs(variant, image_size=size),
+        kernel_macs=count_kernel_macs(variant, image_size=size, num_classes=resolved.classes),
         vendor_gflops=round(convert_macs_to_vendor_gflops(macs), 3),
         sha256=hash_file(path),
-        max_relative_difference=worst,
-        checks=checks,
+        max_relative_difference=max(check.relative_difference for check in report.checks),
+        max_torch_float32_difference=max(check.torch_float32_difference for check in report.checks),
+        checks=report.checks,
+        notes=resolved.notes + report.notes,
         seconds=time.perf_counter() - begin,
     )
 
 
-def check_parity(
-    path: Path,
-    variant: Variant,
-    weights: Mapping[str, npt.NDArray[np.float32]],
+def _export_timm(
+    name: str,
     *,
-    size: int,
-    progress: Progress = no_progress,
-) -> tuple[ParityCheck, ...]:
-    """Run an ONNX file and the torch module on random and extreme images, two batch sizes, two image sizes.
-
-    Raises:
-        ModelError: torch is not installed.
-    """
+    weights: StrPath | None,
+    seed: int | None,
+    size: int | None,
+    output: StrPath | None,
+    progress: Progress,
+) -> ExportResult:
+    _check_weights_and_seed(weights, seed)
     try:
-        from nestforge.engines.torch import TorchSession
+        from nestforge.compile.timm_export import export_timm
+    except ImportError as error:
+        raise ModelError("timm: models need timm: run \"pip install 'nestforge[timm]'\"") from error
+    return export_timm(
+        name,
+        weights=None if weights is None else Path(weights),
+        seed=seed,
+        size=size,
+        output=None if output is None else Path(output),
+        progress=progress,
+    )
+
+
+def _make_reference(variant: Variant, weights: Weights) -> Reference:
+    try:
+        from nestforge.engines.torch import TorchReference, load_module
     except ImportError as error:
         raise ModelError("export compares with torch: run \"pip install 'nestforge[torch]'\"") from error
-    engine = get_engine("onnxruntime")
-    checks = []
-    sides = (size, max(32, size * 3 // 4 + 1))
-    with progress("comparing with torch", 2 * len(sides)) as advance:
-        for side in sides:
-            images_nchw = make_probe_images(side)
-            for batch in (1, len(images_nchw)):
-                settings = Settings(batch=batch, height=side, width=side, threads=count_available_cores())
-                reference = TorchSession(variant, weights, settings).run(images_nchw[:batch])
-                exported = engine.open(path, settings).run(images_nchw[:batch])
-                difference = compute_relative_difference(exported, reference)
-                checks.append(ParityCheck(batch=batch, size=side, relative_difference=difference))
-                advance(1)
-    return tuple(checks)
-
-
-def compute_relative_difference(found: Logits, expected: Logits) -> float:
-    """Return max |found - expected| / max |expected| of the worst image; infinite where a value is not finite."""
-    if not (np.isfinite(found).all() and np.isfinite(expected).all()):
-        return float("inf")
-    difference, size = np.abs(found - expected).max(1), np.abs(expected).max(1)
-    return float((difference / np.where(size > 0, size, 1)).max())
-
-
-def make_probe_images(side: int) -> Images:
-    """Return (5, 3, side, side): noise; black, white and a checkerboard as normalised; noise beyond any image's range.
-
-    The last reaches twice as far as real images do. Much stronger noise drives the attention of a deep network into
-    ties, where float32 itself, torch's too, is no longer a reference.
-    """
-    rng = np.random.default_rng(side)
-    noise = rng.standard_normal((2, 3, side, side), np.float32)
-    board = np.indices((3, side, side)).sum(0) % 2 * np.float32(4.8) - np.float32(2.1)
-    flat = np.ones((3, side, side), np.float32)
-    return np.stack([noise[0], -2.12 * flat, 2.64 * flat, board, 4 * noise[1]]).astype(np.float32)
+    return TorchReference(lambda: load_module(variant, weights))

@@ -14,12 +14,26 @@ from nestforge.config import BuildConfig
 from nestforge.data.imagefolder import ImageFolder, choose_balanced, list_images, match_classes
 from nestforge.data.labels import Label
 from nestforge.data.loader import Unreadable, load_batches
-from nestforge.data.preprocess import Preprocess
+from nestforge.data.preprocess import Preprocess, normalize_images
 from nestforge.engines.base import Images
 from nestforge.engines.machine import count_available_cores
 from nestforge.errors import DataError
 
 _SPLITS = frozenset({"train", "training", "val", "valid", "validation", "eval", "dev", "test", "testing"})
+
+
+def make_random_images(preprocess: Preprocess, hw: tuple[int, int], count: int, *, seed: int = 0) -> Images:
+    """Return `count` images (count, 3, H, W) of noise, normalised: of different brightness, contrast and coarseness."""
+    height, width = hw
+    rng = np.random.default_rng(seed)
+    images = []
+    for index in range(count):
+        coarse = 1 << (index % 4)
+        rows, columns = -(-height // coarse), -(-width // coarse)
+        noise = rng.integers(0, 256, (rows, columns, 3), np.uint8).repeat(coarse, 0).repeat(coarse, 1)[:height, :width]
+        low, high = sorted(rng.integers(0, 256, 2).tolist())
+        images.append((low + noise.astype(np.float32) * (high - low) / 255).astype(np.uint8))
+    return normalize_images(np.stack(images), preprocess)
 
 
 class BuildImages:
@@ -62,7 +76,7 @@ class BuildImages:
             if path.is_file():
                 self.inputs[f"{section.data}:{dataset.name_of(path)}"] = record_file(path)
         if evaluation is not None and not section.allow_overlap:
-            refuse_overlap(self.inputs, evaluation.paths, insist="calibration.allow_overlap: true")
+            refuse_overlap(self.inputs, evaluation.paths, override="calibration.allow_overlap: true")
 
     @property
     def are_calibration(self) -> bool:
@@ -72,9 +86,8 @@ class BuildImages:
         """Yield batches of normalised images; unreadable calibration images are an error."""
         batch = batch or self.batch
         if not self._paths:
-            rng = np.random.default_rng(0)
-            for _ in range(4):
-                yield rng.standard_normal((batch, 3, *self._hw), np.float32)
+            for seed in range(4):
+                yield make_random_images(self._preprocess, self._hw, batch, seed=seed)
             return
         for item in load_batches(self._paths[:limit], self._preprocess, batch=batch, workers=count_available_cores()):
             if isinstance(item, Unreadable):

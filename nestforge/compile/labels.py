@@ -16,15 +16,26 @@ IMAGENET = "imagenet"
 _NO_CLASS = frozenset({"background", "__background__", "dummy", "unused"})  # what some label files begin with
 
 
+def read_config_labels(config: BuildConfig) -> tuple[Label, ...] | None:
+    """Return the labels that a build file names, or None where it names none.
+
+    Raises:
+        DataError: the file cannot be used.
+    """
+    if config.labels is None:
+        return None
+    return read_imagenet_labels() if config.labels == IMAGENET else read_labels(Path(config.labels))
+
+
 def read_build_labels(config: BuildConfig, num_classes: int) -> tuple[Label, ...]:
     """Return the labels that a build file names, () where it names none.
 
     Raises:
         DataError: they cannot be read, or are not as many as the model has classes.
     """
-    if config.labels is None:
+    labels = read_config_labels(config)
+    if labels is None or config.labels is None:
         return ()
-    labels = read_imagenet_labels() if config.labels == IMAGENET else read_labels(Path(config.labels))
     if len(labels) != num_classes:
         extra = len(labels) == num_classes + 1 and labels[0].name.lower() in _NO_CLASS
         hint = f"; leave out {labels[0].name!r}, which the model has no class for" if extra else ""

@@ -1,7 +1,8 @@
-"""ONNX files in and out, and what can be read off a graph: its image input, its classes, its MACs."""
+"""ONNX files in and out, whoever wrote them, and the sizes of what a graph computes."""
 
 from __future__ import annotations
 
+import logging
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,47 +13,53 @@ from onnx import version_converter
 from onnx_ir.passes.common import LiftConstantsToInitializersPass, NameFixPass, RemoveInitializersFromInputsPass
 
 from nestforge.compile.constants import fold_constants
+from nestforge.compile.externaldata import count_bytes, list_tensors, read_external_data
+from nestforge.compile.functions import inline_functions
+from nestforge.compile.nodeorder import sort_nodes
+from nestforge.compile.operators import refuse_training
 from nestforge.errors import ModelError
 
+# onnx-ir logs, with a traceback, where it cannot infer shapes: that is for those who set logging up
+logging.getLogger("onnx_ir").addHandler(logging.NullHandler())
+
 MAX_ONNX_BYTES = 2 << 30  # protobuf's own limit
+OLDEST_IR = 8  # that of CONVERTED_OPSET; in 3, weights are unknown unless they are inputs too
 OLDEST_OPSET = 13  # the first with per-channel QuantizeLinear
 CONVERTED_OPSET = 17
-_SHAPE_ONLY = frozenset({"Flatten", "Reshape", "Squeeze", "Identity", "Cast"})
+STEPPING_OPSET = 6
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImageClassifier:
-    """What a graph takes and gives; a None side or batch is dynamic."""
+class OnnxFile:
+    """A model, and the files beside its own that hold its weights."""
 
-    input_name: str
-    fixed_batch: int | None
-    fixed_height: int | None
-    fixed_width: int | None
-    num_classes: int
-    gives_probabilities: bool  # the graph ends in a softmax
+    model: ir.Model
+    data_files: tuple[Path, ...]
 
 
 def read_onnx(path: Path) -> ir.Model:
-    """Read an ONNX file, with an opset of at least 13 and a unique name for every node.
+    """Return the model of an ONNX file; see `read_onnx_file`."""
+    return read_onnx_file(path).model
 
-    Constants are initializers, also small ones that the graph computes.
+
+def read_onnx_file(path: Path) -> OnnxFile:
+    """Read an ONNX file: opset 13 or above, sorted nodes, no functions, a unique name for every node.
+
+    Constants are initializers, also small ones that the graph computes, and those that are inputs too, as IR version 3
+    lists all weights, are inputs no more. Weights in other files are read into the model.
 
     Raises:
-        ModelError: missing, too large, not ONNX, or with data in other files.
+        ModelError: missing, too large, not ONNX, or with data in files that are missing or not its own.
     """
     if not path.is_file():
         raise ModelError(f"no ONNX file {path}; give the path of an exported model")
-    if path.stat().st_size > MAX_ONNX_BYTES:
+    size_bytes = path.stat().st_size
+    if size_bytes > MAX_ONNX_BYTES:
         raise ModelError(f"{path} is over 2 GiB; export the model with smaller weights")
     try:
         proto = onnx.load(path, load_external_data=False)
-        if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in proto.graph.initializer):
-            raise ModelError(f"{path} keeps its weights in other files; save it as one file")
-        onnx.checker.check_model(proto)
-        opset = max((entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx")), default=0)
-        if opset < OLDEST_OPSET:
-            proto = version_converter.convert_version(proto, CONVERTED_OPSET)
-        model = ir.from_proto(proto)
+        data_files = read_external_data(proto, path, limit_bytes=MAX_ONNX_BYTES - size_bytes)
+        model = ir.from_proto(_modernize(proto))
         LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
         RemoveInitializersFromInputsPass()(model)
         fold_constants(model)
@@ -62,63 +69,56 @@ def read_onnx(path: Path) -> ir.Model:
     except Exception as error:  # protobuf, the checker and the converter each have their own
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ModelError(f"{path} is not a valid ONNX model ({reason}); export it again") from error
-    return model
+    return OnnxFile(model=model, data_files=data_files)
+
+
+def _modernize(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """Return the model with sorted nodes and no functions, in an IR version and opset that engines and passes know."""
+    del proto.training_info[:]
+    proto.ir_version = max(proto.ir_version, OLDEST_IR)
+    for graph in (proto.graph, *proto.functions):
+        sort_nodes(graph)
+    _check(proto)
+    proto = inline_functions(proto)
+    refuse_training(proto)
+    opset = max((entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx")), default=0)
+    if opset < STEPPING_OPSET:  # shapes, which the next step asks for, are not inferred before it
+        proto = version_converter.convert_version(proto, STEPPING_OPSET)
+    if opset < OLDEST_OPSET:
+        proto = version_converter.convert_version(onnx.shape_inference.infer_shapes(proto), CONVERTED_OPSET)
+    _forget_maps(proto.graph)
+    return proto
+
+
+def _check(proto: onnx.ModelProto) -> None:
+    """Check a model; as runtimes do, let inputs and outputs be without a number of dimensions."""
+    values = (*proto.graph.input, *proto.graph.output)
+    ranks = [value.type.tensor_type for value in values if value.type.HasField("tensor_type")]
+    unknown = [tensor for tensor in ranks if not tensor.HasField("shape")]
+    for tensor in unknown:
+        tensor.shape.SetInParent()
+    onnx.checker.check_model(proto)
+    for tensor in unknown:
+        tensor.ClearField("shape")
+    for weight in list_tensors(proto):
+        if weight.HasField("raw_data") and len(weight.raw_data) != count_bytes(weight):
+            raise ValueError(f"tensor {weight.name[:100]!r} does not have the bytes that its dimensions ask for")
+
+
+def _forget_maps(graph: onnx.GraphProto) -> None:
+    """Forget the types of values that are maps, as a ZipMap gives them: of an output, the name alone stays."""
+    for value in (*graph.output, *graph.value_info):
+        kind = value.type
+        while kind.WhichOneof("value") in ("sequence_type", "optional_type"):
+            kind = getattr(kind, kind.WhichOneof("value")).elem_type
+        if kind.HasField("map_type"):
+            value.ClearField("type")
 
 
 def serialize(model: ir.Model) -> bytes:
     """Return the bytes of a model's file; the same model gives the same bytes."""
     data: bytes = ir.to_proto(model).SerializeToString(deterministic=True)
     return data
-
-
-def inspect_classifier(model: ir.Model) -> ImageClassifier:
-    """Find the image input and the class output.
-
-    Raises:
-        ModelError: the graph does not take exactly one (B, 3, H, W) float32 input, or gives no (B, classes).
-    """
-    initializers = set(model.graph.initializers)
-    inputs = [value for value in model.graph.inputs if value.name not in initializers]
-    if len(inputs) != 1:
-        raise ModelError(f"the model has {len(inputs)} inputs; an image classifier takes one image batch (B, 3, H, W)")
-    value = inputs[0]
-    dims = _read_dims(value)
-    if len(dims) != 4 or dims[1] != 3 or value.dtype != ir.DataType.FLOAT:
-        kind = value.dtype.name.lower() if value.dtype else "unknown"
-        shown = ", ".join("?" if dim is None else str(dim) for dim in dims)
-        raise ModelError(f"input {value.name!r} is ({shown}) {kind}; an image classifier takes (B, 3, H, W) float32")
-    if not model.graph.outputs:
-        raise ModelError("the model has no output; make the class scores its only one")
-    proto = infer_shapes(model, dims[0] or 1, dims[2] or 224, dims[3] or 224)
-    output = proto.graph.output[0].type.tensor_type.shape.dim
-    classes = [dim.dim_value for dim in output]
-    if len(classes) != 2 or classes[1] < 2:
-        several = f" (the first of {len(proto.graph.output)} outputs)" if len(proto.graph.output) > 1 else ""
-        raise ModelError(
-            f"output {proto.graph.output[0].name!r}{several} is not (B, classes); make the class scores the only output"
-        )
-    return ImageClassifier(
-        input_name=str(value.name),
-        fixed_batch=dims[0],
-        fixed_height=dims[2],
-        fixed_width=dims[3],
-        num_classes=classes[1],
-        gives_probabilities=_ends_in_softmax(model),
-    )
-
-
-def append_softmax(model: ir.Model) -> None:
-    """Make the graph give probabilities, in place; one that does already stays as it is."""
-    logits = model.graph.outputs[0]
-    producer = logits.producer()
-    if producer is None or _ends_in_softmax(model):
-        return
-    softmax = ir.node("Softmax", [logits], {"axis": 1}, name="softmax")
-    probabilities = softmax.outputs[0]
-    probabilities.name, logits.name = logits.name, f"{logits.name}.logits"
-    probabilities.type, probabilities.shape = logits.type, logits.shape
-    model.graph.insert_after(producer, softmax)
-    model.graph.outputs[0] = probabilities
 
 
 def count_graph_macs(model: ir.Model, height: int, width: int) -> int:
@@ -178,18 +178,6 @@ def make_split(graph: ir.Graph, value: ir.Value | None, parts: int, *, name: str
     return split
 
 
-def _ends_in_softmax(model: ir.Model) -> bool:
-    producer = model.graph.outputs[0].producer()
-    while producer is not None and producer.op_type in _SHAPE_ONLY and producer.inputs[0] is not None:
-        producer = producer.inputs[0].producer()
-    return producer is not None and producer.op_type == "Softmax"
-
-
-def _read_dims(value: ir.Value) -> list[int | None]:
-    shape = value.shape
-    return [] if shape is None else [dim if isinstance(dim, int) and dim > 0 else None for dim in shape.dims]
-
-
 def _with_input(model: ir.Model, batch: int, height: int, width: int) -> onnx.ModelProto:
     proto = ir.to_proto(model)
     initializers = {tensor.name for tensor in proto.graph.initializer}
@@ -199,6 +187,7 @@ def _with_input(model: ir.Model, batch: int, height: int, width: int) -> onnx.Mo
             for dim, size in zip(dims, (batch, 3, height, width), strict=True):
                 dim.dim_value = size
     for value in proto.graph.output:
-        value.type.tensor_type.ClearField("shape")
+        if value.type.HasField("tensor_type"):
+            value.type.tensor_type.ClearField("shape")
     del proto.graph.value_info[:]
     return proto

@@ -32,7 +32,7 @@ MAX_PASS_DIFFERENCE = 1e-4  # relative to the largest output
 
 @dataclass(frozen=True, kw_only=True)
 class QuantizationPlan:
-    """Everything that decides an int8 graph, whichever further layers are spared."""
+    """Everything that decides an int8 graph, whichever further layers are kept in float."""
 
     histograms: dict[str, Histogram]  # of every activation that gets a range
     ranges: dict[str, Range]
@@ -95,7 +95,7 @@ def prepare(config: BuildConfig, source: Source, progress: Progress, *, labels: 
 
     Raises:
         NestForgeError: as `plan_quantization`; where the calibration images cannot be used, a convolution to skip
-            does not exist, or a rewriting turns out not to be exact.
+            does not exist, or a graph pass turns out not to be exact.
     """
     engine = get_engine(config.engine)
     height, width = source.height, source.width
@@ -105,7 +105,7 @@ def prepare(config: BuildConfig, source: Source, progress: Progress, *, labels: 
     original = serialize(source.model)
     kernel_macs = count_graph_macs(source.model, height, width)
     skip = find_convolutions(source.model, config.quantize.skip_convolutions)
-    with progress("rewriting the graph", None):
+    with progress("optimizing the graph", None):
         passes = apply_passes(source.model, without=choose_disabled_passes(config))
         _check_passes(source.model, original, images, engine, settings)
     plan = None
@@ -127,19 +127,19 @@ def prepare(config: BuildConfig, source: Source, progress: Progress, *, labels: 
 
 def choose_disabled_passes(config: BuildConfig) -> frozenset[str]:
     """Return the passes that the build file, or what was measured, leaves out."""
-    automatic = {"fold_pads": config.dtype == "int8", "split_radix": config.engine == "openvino"}
+    automatic = get_engine(config.engine).preferred_passes | ({"fold_pads"} if config.dtype == "int8" else set())
     wanted = config.passes.model_dump()
-    return frozenset(name for name, want in wanted.items() if not (automatic[name] if want == "auto" else want))
+    return frozenset(name for name, want in wanted.items() if not (name in automatic if want == "auto" else want))
 
 
 def _check_passes(model: ir.Model, original: bytes, images: BuildImages, engine: Engine, settings: Settings) -> None:
-    """Run one batch through both graphs: a rewriting that is not exact must not go unseen."""
+    """Run one batch through both graphs, so that a pass that is not exact is noticed."""
     batch = next(iter(images.load(settings.batch)))
     expected, found = (engine.open(graph, settings).run(batch) for graph in (original, serialize(model)))
     difference = float(np.abs(found - expected).max())
     if not difference <= MAX_PASS_DIFFERENCE * float(np.abs(expected).max()):
         raise ModelError(
-            f"rewriting the graph changed an output by {difference:.2g}; set passes.split_radix, "
+            f"graph passes changed an output by {difference:.2g}; set passes.split_radix, "
             "passes.unfold_radix and passes.fold_pads to false, and report it"
         )
 

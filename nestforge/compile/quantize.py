@@ -5,7 +5,7 @@ Where pairs stand decides which kernels an engine runs:
 - the data input of every convolution and matrix product with constant weights;
 - both inputs of an addition that joins a convolution's output to another branch (a residual), so that the engine
   can fuse the sum into the convolution; but not where nothing reads the sum in 8 bits, as before the last pooling:
-  there it costs more answers than all other activations together, and hardly any time;
+  there it changes more predictions than all other activations together, and hardly any time;
 - the output of a convolution with ReLU, so that the kernel writes 8 bits whoever reads them (split attention);
 - before a max pool or a reshape instead of after it, which is the same and moves a quarter of the bytes;
 - everything that reads such a value reads the quantized one, so that it is stored once.
@@ -22,14 +22,17 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
+from onnx_ir.passes.common import NameFixPass
 
 from nestforge.compile.calibrate import Range
 from nestforge.compile.constants import add_initializer
+from nestforge.compile.passes.pads import read_padding
 from nestforge.errors import ConfigError
 
 WEIGHT_MAX = 127
 SMALLEST_RANGE = 1e-30  # a scale must not underflow
 _OUTPUT_AXIS = {"Conv": 0, "Gemm": 1, "MatMul": 1}  # of the weight; Gemm's is 0 when transB
+WEIGHTED_OPS = frozenset({*_OUTPUT_AXIS, "ConvTranspose", "DeformConv", "Einsum", "GRU", "LSTM", "RNN"})
 MOVES = frozenset({"MaxPool", "Flatten", "Reshape", "Squeeze", "Identity"})
 
 
@@ -39,7 +42,7 @@ class QuantizationSummary:
 
     activations: int
     weighted_layers: int
-    float_weighted_layers: tuple[str, ...]  # convolutions and matrix products left in float
+    float_weighted_layers: tuple[str, ...]  # of all `WEIGHTED_OPS`: those left in float
 
 
 def find_convolutions(model: ir.Model, indices: Collection[int]) -> frozenset[str]:
@@ -116,8 +119,9 @@ def quantize_graph(
             if mean is not None and node.op_type != "MatMul":  # which has no bias
                 _correct_bias(graph, node, error, mean)
             layers += 1
-        elif node.op_type in _OUTPUT_AXIS:
+        elif node.op_type in WEIGHTED_OPS:
             left.append(str(node.name))
+    NameFixPass()(model)  # a graph that was quantized before has nodes of these names
     return QuantizationSummary(activations=len(found), weighted_layers=layers, float_weighted_layers=tuple(left))
 
 
@@ -159,16 +163,26 @@ def list_pairs(rows: Rows) -> list[tuple[Rows, Rows]]:
 
 def is_weighted(node: ir.Node) -> bool:
     """Tell whether a node is a convolution or matrix product with constant float weights, of a layout we quantize."""
-    weight = ir.convenience.get_const_tensor(node.inputs[1]) if len(node.inputs) > 1 and node.inputs[1] else None
-    return (
-        node.op_type in _OUTPUT_AXIS
-        and node.inputs[0] is not None
-        and not node.inputs[0].is_initializer()
-        and weight is not None
-        and weight.dtype == ir.DataType.FLOAT
-        and (node.op_type == "Conv" or len(weight.shape) == 2)
-        and not (node.op_type == "Gemm" and _has_flag(node, "transA"))
-    )
+    return node.op_type in _OUTPUT_AXIS and find_obstacle(node) is None
+
+
+def find_obstacle(node: ir.Node) -> str | None:
+    """Return why a node of `WEIGHTED_OPS` cannot be quantized, or None where it can."""
+    if node.op_type not in _OUTPUT_AXIS:
+        return f"{node.op_type} is not quantized"
+    value, weights = (*node.inputs, None, None)[:2]
+    tensor = ir.convenience.get_const_tensor(weights) if weights is not None else None
+    if tensor is None:
+        return "its weights are not constant"
+    if value is None or value.is_initializer():
+        return "its input is constant"
+    if tensor.dtype != ir.DataType.FLOAT:
+        return f"its weights are {tensor.dtype.name.lower()}, not float32"
+    if node.op_type != "Conv" and len(tensor.shape) != 2:
+        return f"its weights have {len(tensor.shape)} dimensions, not 2"
+    if node.op_type == "Gemm" and _has_flag(node, "transA"):
+        return "its input is transposed"
+    return None
 
 
 def _has_flag(node: ir.Node, name: str) -> bool:
@@ -207,11 +221,22 @@ def _is_rectified_convolution(node: ir.Node, skip: Collection[str]) -> bool:
 
 
 def find_source(value: ir.Value) -> ir.Value:
-    """Return the value whose elements `value` moves or selects: quantizing that one instead changes nothing else."""
+    """Return the value whose elements `value` moves or selects: quantizing that one instead changes nothing else.
+
+    A Pad before a max pool may fill in the lowest float, which is in no range: then it is what the pool gives.
+    """
     producer = value.producer()
     while producer is not None and producer.op_type in MOVES and producer.inputs[0] is not None:
-        value, producer = producer.inputs[0], producer.inputs[0].producer()
+        before = producer.inputs[0].producer()
+        if before is not None and before.op_type == "Pad" and not _fills_zeros(before):
+            break
+        value, producer = producer.inputs[0], before
     return value
+
+
+def _fills_zeros(pad: ir.Node) -> bool:
+    padding = read_padding(pad)
+    return padding is not None and padding.fill == 0
 
 
 def _reads_quantized(node: ir.Node) -> bool:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import posixpath
 import random
 import warnings
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from nestforge.checks import suggest_nearest
@@ -44,12 +45,13 @@ class ImageFolder:
 def list_images(root: Path, *, suffix: str | None = None) -> ImageFolder:
     """List the images in a folder, or those that a list names.
 
-    The class of an image is the folder in `root` that it is in, at any depth. Hidden files and folders are skipped; of
-    other files that are no images a warning says how many there are. A list is as `read_image_list` reads it. `suffix`,
-    with or without its dot and in any case, takes only the files that end in it.
+    With `suffix`, only files that end in it are listed; its dot may be left out, and case does not matter. The class of
+    an image is the folder in `root` that it is in, at any depth. Hidden files and folders are skipped; of other files
+    that are no images a warning says how many there are. A list is as `read_image_list` reads it.
 
     Raises:
-        DataError: no such folder, no image in it, or a list that cannot be read or names nothing that is there.
+        DataError: the folder does not exist, there is no image in it, or a list cannot be read or names nothing that is
+            there.
     """
     accepted = SUFFIXES if suffix is None else frozenset({f".{suffix.removeprefix('.').lower()}"})
     if root.is_file():
@@ -131,7 +133,7 @@ def _read_list(path: Path, accepted: frozenset[str] | None) -> ImageFolder:
 
 
 def choose_balanced(dataset: ImageFolder, count: int, seed: int) -> tuple[Path, ...]:
-    """Choose up to `count` images, as evenly over the classes as they allow; the same seed chooses the same."""
+    """Choose up to `count` images, as evenly over the classes as possible; the same seed chooses the same images."""
     rng = random.Random(seed)
     queues: dict[str, list[Path]] = {folder: [] for folder in dataset.classes}
     for folder, path in zip(dataset.folders, dataset.paths, strict=True):
@@ -149,60 +151,81 @@ def choose_balanced(dataset: ImageFolder, count: int, seed: int) -> tuple[Path, 
     return tuple(chosen)
 
 
+def choose_images(dataset: ImageFolder, count: int, *, seed: int = 0) -> ImageFolder:
+    """Return the dataset with the images that `choose_balanced` chooses, in the dataset's order."""
+    chosen = set(choose_balanced(dataset, count, seed))
+    rows = [row for row in zip(dataset.paths, dataset.folders, strict=True) if row[0] in chosen]
+    return replace(dataset, paths=tuple(path for path, _ in rows), folders=tuple(folder for _, folder in rows))
+
+
 def match_classes(dataset: ImageFolder, labels: Sequence[Label]) -> list[int]:
     """Return the class index of every image; names are compared as `ClassNames` does.
 
     Raises:
-        DataError: images without a class, or a class that no label is called; both sides are shown.
+        DataError: images without a class, or a class that matches no label; the message names some of both.
     """
-    if "" in dataset.folders:
-        where = "names images without a class" if dataset.is_list else "has images outside class folders"
-        remedy = "write path,label on each line" if dataset.is_list else "give one subfolder per class, or a list"
-        raise DataError(f"{dataset.root} {where}; {remedy}")
+    keys = [dataset.name_of(path) for path in dataset.paths]
+    return match_folders(dataset.root, dataset.folders, labels, keys=keys, is_list=dataset.is_list)
+
+
+def match_folders(
+    root: str | Path, folders: Sequence[str], labels: Sequence[Label], *, keys: Sequence[str], is_list: bool = False
+) -> list[int]:
+    """Return the class index of every image by its class folder, or by its class in a list.
+
+    `root` names the dataset in errors, and `keys` are the paths of the images relative to it.
+
+    Raises:
+        DataError: as `match_classes`.
+    """
+    classes = sorted(set(folders))
+    if "" in classes:
+        where = "names images without a class" if is_list else "has images outside class folders"
+        remedy = "write path,label on each line" if is_list else "give one subfolder per class, or a list"
+        raise DataError(f"{root} {where}; {remedy}")
     names = ClassNames(labels)
-    index_of = {name: names.find(name) for name in dataset.classes}
-    unknown = [name for name, index in index_of.items() if index is None]
+    index_of = {name: names.find(name) for name in classes}
+    unknown = {name for name, index in index_of.items() if index is None}
     if unknown:
-        raise DataError(_explain_unknown(dataset, labels, names, unknown))
+        rows = [] if is_list else zip(keys, folders, strict=True)
+        deeper = _find_deeper_classes(
+            str(root), {posixpath.dirname(key) for key, name in rows if name in unknown}, names
+        )
+        noun, kind = ("class", "classes") if is_list else ("folder", "class folders")
+        first = min(unknown)
+        why = "matches more than one label" if names.is_ambiguous(first) else "is not one of the labels"
+        hint = _suggest(first, classes, labels, names)
+        if deeper:
+            hint = f"; the class folders lie deeper: give {' or '.join(deeper[:_SHOWN])}"
+        raise DataError(
+            f"{len(unknown)} of {len(classes)} {kind} in {root} match no label: {noun} {first!r} {why}{hint} "
+            f"({kind.split()[-1]}: {', '.join(classes[:_SHOWN])}, ...; labels: "
+            f"{', '.join(label.aliases[0] for label in labels[:_SHOWN])}, ...)"
+        )
     indices = [name for name in index_of if names.is_index(name)]
-    if indices and not dataset.is_list:
+    if indices and not is_list:
         warnings.warn(
-            f"{dataset.root}: folders called by numbers are taken for class indices counted from 0: "
+            f"{root}: folders called by numbers are taken for class indices counted from 0: "
             f"{indices[0]!r} for {labels[int(indices[0])].name!r}",
             stacklevel=1,
         )
-    return [index for index in map(index_of.__getitem__, dataset.folders) if index is not None]
+    return [index for index in map(index_of.__getitem__, folders) if index is not None]
 
 
-def _explain_unknown(dataset: ImageFolder, labels: Sequence[Label], names: ClassNames, unknown: Sequence[str]) -> str:
-    first, classes = unknown[0], dataset.classes
-    noun, kind = ("class", "classes") if dataset.is_list else ("folder", "class folders")
-    why = "names more than one label" if names.is_ambiguous(first) else "is none of the artifact's labels"
-    return (
-        f"{len(unknown)} of {len(classes)} {kind} in {dataset.root} match no label: {noun} {first!r} {why}"
-        f"{_suggest(dataset, labels, names, unknown)} ({noun}s: {', '.join(classes[:_SHOWN])}, ...; labels: "
-        f"{', '.join(label.aliases[0] for label in labels[:_SHOWN])}, ...)"
-    )
-
-
-def _suggest(dataset: ImageFolder, labels: Sequence[Label], names: ClassNames, unknown: Sequence[str]) -> str:
+def _suggest(unknown: str, classes: Sequence[str], labels: Sequence[Label], names: ClassNames) -> str:
     """Return what may have been meant, as the middle of a sentence, or ""."""
-    deeper = _find_deeper_classes(dataset, names, set(unknown))
-    if deeper:
-        return f"; the class folders lie deeper: give {' or '.join(deeper[:_SHOWN])}"
-    numbers = [int(name) for name in dataset.classes if is_number(name)]
-    if len(numbers) == len(dataset.classes) and min(numbers) > 0 and max(numbers) == len(labels):
+    numbers = [int(name) for name in classes if is_number(name)]
+    if len(numbers) == len(classes) and min(numbers) > 0 and max(numbers) == len(labels):
         return f"; class indices count from 0 to {len(labels) - 1}"
-    return suggest_nearest(unknown[0], names.known)
+    return suggest_nearest(unknown, names.known)
 
 
-def _find_deeper_classes(dataset: ImageFolder, names: ClassNames, unknown: set[str]) -> list[str]:
+def _find_deeper_classes(root: str, folders: Iterable[str], names: ClassNames) -> list[str]:
     """Return the folders that class folders lie in, as in a dataset of ``train`` and ``val``."""
     found = set()
-    parents = {path.parent for path, folder in zip(dataset.paths, dataset.folders, strict=True) if folder in unknown}
-    for parent in parents if not dataset.is_list else ():
-        parts = Path(dataset.name_of(parent)).parts
+    for folder in folders:
+        parts = folder.split("/")
         place = next((place for place in range(1, len(parts)) if names.find(parts[place]) is not None), None)
         if place is not None:
-            found.add(str(dataset.root.joinpath(*parts[:place])))
+            found.add(posixpath.join(root, *parts[:place]))
     return sorted(found)

@@ -1,4 +1,4 @@
-"""The parts of a source: what one worker reads by itself, sample by sample."""
+"""The parts of a source. One worker reads a part on its own, sample by sample."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from nestforge.data.preprocess import ImageFile
+from nestforge.data.images import EncodedImage, ImageFile
 from nestforge.data.storage import EXTRA, describe_error, is_remote, open_file
 from nestforge.errors import DataError, NestForgeError
 
@@ -25,7 +25,7 @@ LABEL_COLUMNS = ("label", "labels", "cls", "class", "wnid", "fine_label")
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """One image: `key` names it in its source; `label` is what the source says of it, an index or a class's name."""
+    """One image; `key` is its name in the source, `label` its class there, an index or a name."""
 
     key: str
     label: str | int | None
@@ -33,34 +33,20 @@ class Sample:
 
 
 class Part(Protocol):
-    """A piece of a source, small enough to be sent; always the same samples in the same order."""
+    """A piece of a source, small enough to send to a worker; it always has the same samples in the same order."""
 
     def read(self) -> Iterator[Sample]:
         """Yield the samples.
 
         Raises:
-            DataError: what holds the samples is damaged, so that some would be lost.
+            DataError: the file with the samples is damaged, so some samples would be lost.
         """
         ...
 
 
 @dataclass(frozen=True)
-class EncodedImage:
-    """An image file's bytes, out of a shard."""
-
-    name: str
-    data: bytes
-
-    def __str__(self) -> str:
-        return self.name
-
-    def read_bytes(self) -> bytes:
-        return self.data
-
-
-@dataclass(frozen=True)
 class MissingImage:
-    """A sample without an image that could be used, and why."""
+    """A sample without a usable image, and the reason."""
 
     name: str
     reason: str
@@ -74,7 +60,7 @@ class MissingImage:
 
 @dataclass(frozen=True)
 class RemoteImage:
-    """An image file at a URL, fetched where and when it is decoded."""
+    """An image file at a URL; the worker that decodes it fetches it then."""
 
     url: str
 
@@ -91,7 +77,7 @@ class RemoteImage:
 
 @dataclass(frozen=True, kw_only=True)
 class FolderPart:
-    """Some files of a folder: (class folder, key, absolute path or URL) of each."""
+    """Some files of a folder, each as (class folder, key, absolute path or URL)."""
 
     files: tuple[tuple[str, str, str], ...]
 
@@ -102,7 +88,7 @@ class FolderPart:
 
 @dataclass(frozen=True, kw_only=True)
 class ParquetPart:
-    """One row group: `image` holds bytes, or a struct with a field ``bytes``; `first` is its first row's number."""
+    """One row group: `image` is the column with bytes, or a struct with a field ``bytes``; `first` is its first row."""
 
     url: str
     group: int
@@ -133,7 +119,7 @@ class ParquetPart:
 
 
 def parse_label_value(text: str) -> str | int | None:
-    """Read a class as written in a shard: an index or a name."""
+    """Return the class that a shard's text gives: an index or a name."""
     return int(text) if text.isdecimal() and text.isascii() else text or None
 
 
@@ -142,7 +128,7 @@ def open_parquet(url: str) -> Iterator[pyarrow.parquet.ParquetFile]:
     """Open a Parquet file, here or at a URL.
 
     Raises:
-        DataError: it is not one.
+        DataError: it is not a Parquet file.
         NestForgeError: pyarrow is not installed.
     """
     try:
@@ -158,10 +144,10 @@ def open_parquet(url: str) -> Iterator[pyarrow.parquet.ParquetFile]:
 
 
 def choose_columns(url: str, schema: pyarrow.Schema) -> tuple[str, str | None]:
-    """Return the columns of the image and, if there is one, of its class.
+    """Return the column of the image and, if there is one, the column of its class.
 
     Raises:
-        DataError: no column holds bytes under one of the usual names.
+        DataError: no column with one of the usual names holds bytes.
     """
     import pyarrow
 
@@ -180,7 +166,7 @@ def choose_columns(url: str, schema: pyarrow.Schema) -> tuple[str, str | None]:
     labels = [name for name in LABEL_COLUMNS if name in schema.names and holds_class(schema.field(name).type)]
     if not images:
         raise DataError(
-            f"{url} has no column of image bytes called one of {', '.join(IMAGE_COLUMNS)} "
+            f"{url} has no column with image bytes; call it one of {', '.join(IMAGE_COLUMNS)} "
             f"(its columns: {', '.join(schema.names[:8])})"
         )
     return images[0], labels[0] if labels else None

@@ -1,6 +1,6 @@
-"""From a file to what the network sees: the only decode, crop, resize and normalise of the project.
+"""From an image file to the network's input: the project's only code that decodes, crops, resizes and normalises.
 
-The description (`Preprocess`) is part of every artifact, with its hash. All geometry has Pillow's semantics:
+The description (`Preprocess`) and its hash are part of every artifact. Crops and resizes work as in Pillow:
 torchvision's transforms on PIL images give the same bytes.
 """
 
@@ -10,26 +10,35 @@ import hashlib
 import io
 import json
 from pathlib import Path
-from typing import Annotated, Literal, Protocol, Self
+from typing import Annotated, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from nestforge.data.images import AnyImage, PixelImage
 from nestforge.errors import ConfigError, DataError
 from nestforge.schema import explain_invalid
 
 ImageHWC = npt.NDArray[np.uint8]  # (H, W, 3) RGB
 
 MAX_PIXELS = 178_956_970  # Pillow's own limit for "decompression bombs", applied to every image
-_RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
-Interpolation = Literal["bilinear", "bicubic"]
+_RESAMPLING = {
+    "nearest": Image.Resampling.NEAREST,
+    "box": Image.Resampling.BOX,
+    "bilinear": Image.Resampling.BILINEAR,
+    "hamming": Image.Resampling.HAMMING,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+Interpolation = Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"]
 Side = Annotated[int, Field(ge=1, le=8192, strict=True)]
+Level = Annotated[int, Field(ge=0, le=255, strict=True)]
+BLACK = (0, 0, 0)
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-
 
 _LARGEST_STD = 2.0  # inputs within a quarter to either side
 _LEAST_STD = 1 / 512  # half of 1/255, which leaves pixels between 0 and 255
@@ -41,20 +50,14 @@ _PUBLISHED = (  # mean and std of training sets, which are what gets swapped
 )
 
 
-class ImageFile(Protocol):
-    """A whole image file: a `Path`, or bytes from elsewhere under the name that `str` gives."""
-
-    def read_bytes(self) -> bytes: ...
-
-
 class _Op(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
 class ECenterCrop(_Op):
-    """The authors' crop: a centred square of side short x S/(S+32), resized to S x S.
+    """The authors' crop: a centred square with side S/(S+32) of the short side, resized to S x S.
 
-    Left and top are rounded, then right and bottom, as Pillow rounds the box (seed document, "pre-processing").
+    Left and top are rounded first, then right and bottom, as Pillow rounds the box (vendor guide, "pre-processing").
     """
 
     op: Literal["ecenter_crop"] = "ecenter_crop"
@@ -76,7 +79,7 @@ class ECenterCrop(_Op):
 
 
 class Resize(_Op):
-    """One number: the short side, the aspect ratio kept. Two, [height, width]: squash to exactly that."""
+    """`size` is the new short side, with the aspect ratio kept, or [height, width], to which the image is squashed."""
 
     op: Literal["resize"] = "resize"
     size: Side | tuple[Side, Side]
@@ -88,36 +91,70 @@ class Resize(_Op):
         else:
             short, long = sorted(image.size)
             scaled = int(self.size * long / short)
-            if scaled > MAX_PIXELS // self.size:
-                raise DataError(f"resizing {image.size[0]}x{image.size[1]} to a short side of {self.size} is too large")
             width, height = (self.size, scaled) if image.size[0] <= image.size[1] else (scaled, self.size)
-        return image.resize((width, height), _RESAMPLING[self.interpolation])
+        return _resize(image, width, height, self.interpolation)
 
     def output_size(self, size: tuple[int, int] | None) -> tuple[int, int] | None:
         return self.size if isinstance(self.size, tuple) else None
 
 
-class CenterCrop(_Op):
-    """A centred square of `size` pixels; a smaller image is padded with black, as torchvision does."""
+class ResizeKeepRatio(_Op):
+    """Resize with the aspect ratio kept: just cover [height, width], or fit inside it.
 
-    op: Literal["center_crop"] = "center_crop"
-    size: Side
+    Sides are rounded to the nearest pixel, as timm does; `Resize` of a short side rounds down, as torchvision does.
+    """
+
+    op: Literal["resize_keep_ratio"] = "resize_keep_ratio"
+    size: tuple[Side, Side]
+    fit: Literal["cover", "inside"]
+    interpolation: Interpolation = "bilinear"
 
     def apply(self, image: Image.Image) -> Image.Image:
-        width, height = image.size
-        if width < self.size or height < self.size:
-            left, top = max(self.size - width, 0) // 2, max(self.size - height, 0) // 2
-            padded = Image.new("RGB", (max(width, self.size), max(height, self.size)))
-            padded.paste(image, (left, top))
-            image, (width, height) = padded, padded.size
-        top, left = round((height - self.size) / 2.0), round((width - self.size) / 2.0)
-        return image.crop((left, top, left + self.size, top + self.size))
+        ratios = image.height / self.size[0], image.width / self.size[1]
+        ratio = min(ratios) if self.fit == "cover" else max(ratios)
+        return _resize(image, round(image.width / ratio), round(image.height / ratio), self.interpolation)
 
     def output_size(self, size: tuple[int, int] | None) -> tuple[int, int] | None:
-        return self.size, self.size
+        return None
 
 
-GeometryOp = Annotated[ECenterCrop | Resize | CenterCrop, Field(discriminator="op")]
+class CenterCrop(_Op):
+    """A centred crop: a square of `size` pixels, or [height, width]; a smaller image is padded, as torchvision does.
+
+    `fill` is the RGB colour of the padding.
+    """
+
+    op: Literal["center_crop"] = "center_crop"
+    size: Side | tuple[Side, Side]
+    fill: tuple[Level, Level, Level] = BLACK
+
+    def apply(self, image: Image.Image) -> Image.Image:
+        height, width = self.size_hw
+        if image.width < width or image.height < height:
+            left, top = max(width - image.width, 0) // 2, max(height - image.height, 0) // 2
+            padded = Image.new("RGB", (max(width, image.width), max(height, image.height)), self.fill)
+            padded.paste(image, (left, top))
+            image = padded
+        top, left = round((image.height - height) / 2.0), round((image.width - width) / 2.0)
+        return image.crop((left, top, left + width, top + height))
+
+    @property
+    def size_hw(self) -> tuple[int, int]:
+        return self.size if isinstance(self.size, tuple) else (self.size, self.size)
+
+    def output_size(self, size: tuple[int, int] | None) -> tuple[int, int] | None:
+        return self.size_hw
+
+
+def _resize(image: Image.Image, width: int, height: int, interpolation: Interpolation) -> Image.Image:
+    if width * height > MAX_PIXELS or not width * height:
+        raise DataError(
+            f"resizing {image.width}x{image.height} to {width}x{height} is too {'large' if width * height else 'thin'}"
+        )
+    return image.resize((width, height), _RESAMPLING[interpolation])
+
+
+GeometryOp = Annotated[ECenterCrop | Resize | ResizeKeepRatio | CenterCrop, Field(discriminator="op")]
 Triple = tuple[float, float, float]
 
 
@@ -135,7 +172,7 @@ class Preprocess(BaseModel):
     mean: Triple = IMAGENET_MEAN
     std: Triple = IMAGENET_STD
     exif_orientation: bool = False  # the reference ignores it
-    channels: Literal["rgb", "bgr"] = "rgb"  # the order the network takes; mean and std are in that order
+    channels: Literal["rgb", "bgr"] = "rgb"  # the order that the network takes; mean and std are in the same order
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -148,7 +185,7 @@ class Preprocess(BaseModel):
 
     @property
     def output_hw(self) -> tuple[int, int] | None:
-        """Height and width of every result, or None where they follow the image."""
+        """Height and width of every result, or None if they depend on the image."""
         size: tuple[int, int] | None = None
         for op in self.ops:
             size = op.output_size(size)
@@ -158,16 +195,28 @@ class Preprocess(BaseModel):
     def sha256(self) -> str:
         """Hash of the canonical JSON of this description."""
         data = self.model_dump(mode="json")
+        # descriptions from before a key keep their hash
         if self.channels == "rgb":
-            del data["channels"]  # so that descriptions from before the key keep their hash
+            del data["channels"]
+        for op in data["ops"]:
+            if op.get("fill") == list(BLACK):
+                del op["fill"]
         text = json.dumps(data, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
 
     def describe(self) -> str:
-        """Return one line for people."""
-        names = {"ecenter_crop": "ECenterCrop", "resize": "resize", "center_crop": "centre crop"}
+        """Return a description in one line."""
+        names = {
+            "ecenter_crop": "ECenterCrop",
+            "resize": "resize",
+            "resize_keep_ratio": "resize",
+            "center_crop": "centre crop",
+        }
         steps = [
-            f"{names[op.op]} {op.size}" + (f" {op.interpolation}" if not isinstance(op, CenterCrop) else "")
+            f"{names[op.op]} {op.size}"
+            + (f" {op.fit}" if isinstance(op, ResizeKeepRatio) else "")
+            + (f" {op.interpolation}" if not isinstance(op, CenterCrop) else "")
+            + (f" on {op.fill}" if isinstance(op, CenterCrop) and op.fill != BLACK else "")
             for op in self.ops
         ]
         return " -> ".join([self.channels.upper(), *steps, f"mean {list(self.mean)} std {list(self.std)}"])
@@ -210,43 +259,51 @@ def make_reference_preprocess(size: int) -> Preprocess:
     return Preprocess(ops=(ECenterCrop(size=size),))
 
 
-def decode_image(path: ImageFile, *, exif_orientation: bool = False) -> Image.Image:
-    """Decode any image Pillow knows to RGB.
+def decode_image(path: AnyImage, *, exif_orientation: bool = False) -> Image.Image:
+    """Decode any image that Pillow knows to RGB; for pixels that are already decoded, only convert the mode.
 
-    16-bit grey values are scaled to 8 bits, 32-bit ones (TIFF) clipped as Pillow does; alpha is dropped; the first
-    frame of an animation is used.
+    16-bit grey values are scaled to 8 bits, and 32-bit ones (TIFF) are clipped as in Pillow. Alpha is dropped. Of an
+    animation the first frame is used.
 
     Raises:
         DataError: not a readable image, float pixels, or more than `MAX_PIXELS`.
     """
     try:
+        if isinstance(path, PixelImage):
+            return _prepare_decoded(path.open(), exif_orientation=exif_orientation)
         if isinstance(path, Path) and path.exists() and not path.is_file():
-            raise DataError(f"{path}: not a regular file")  # a pipe would be waited for
+            raise DataError(f"{path}: not a regular file")  # reading a pipe would block
         with Image.open(path if isinstance(path, Path) else io.BytesIO(path.read_bytes())) as image:
-            if image.format == "EPS":
-                raise DataError(f"{path}: not an image but a program (EPS); save it as PNG")  # Pillow would run it
-            if image.size[0] * image.size[1] > MAX_PIXELS:
-                raise DataError(f"{path}: {image.size[0]}x{image.size[1]} is more than {MAX_PIXELS:,} pixels")
-            image.load()
-            return _convert_to_rgb(ImageOps.exif_transpose(image) if exif_orientation else image)
+            return _prepare_decoded(image, exif_orientation=exif_orientation)
     except DataError as error:
         raise DataError(f"{path}: {str(error).removeprefix(f'{path}: ')}") from error
-    except Exception as error:  # Pillow's decoders raise whatever the broken bytes lead them to
+    except UnidentifiedImageError as error:
+        raise DataError(f"{path}: not a readable image (unknown format)") from error
+    except Exception as error:  # Pillow's decoders raise many kinds of errors on broken bytes
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(f"{path}: not a readable image ({reason})") from error
 
 
+def _prepare_decoded(image: Image.Image, *, exif_orientation: bool) -> Image.Image:
+    if image.format == "EPS":
+        raise DataError("not an image but a program (EPS); save it as PNG")  # Pillow would run it
+    if image.size[0] * image.size[1] > MAX_PIXELS:
+        raise DataError(f"{image.size[0]}x{image.size[1]} is more than {MAX_PIXELS:,} pixels")
+    image.load()
+    return _convert_to_rgb(ImageOps.exif_transpose(image) if exif_orientation else image)
+
+
 def _convert_to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "F":
-        raise DataError("pixels are floating-point numbers of unknown range; save it with 8 or 16 bits")
+        raise DataError("pixels are floating-point numbers of unknown range; save the image with 8 or 16 bits")
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
         grey = (np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8)
         return Image.fromarray(grey).convert("RGB")
     return image.convert("RGB")
 
 
-def read_image(path: ImageFile, preprocess: Preprocess) -> ImageHWC:
-    """Return the image after all geometry: (H, W, 3) uint8 RGB.
+def read_image(path: AnyImage, preprocess: Preprocess) -> ImageHWC:
+    """Return the image after all crops and resizes: (H, W, 3) uint8 RGB.
 
     Raises:
         DataError: not a readable image.
@@ -260,7 +317,7 @@ def read_image(path: ImageFile, preprocess: Preprocess) -> ImageHWC:
         raise DataError(f"{path}: cannot be preprocessed ({error})") from error
 
 
-def load_image(path: ImageFile, preprocess: Preprocess) -> npt.NDArray[np.float32]:
+def load_image(path: AnyImage, preprocess: Preprocess) -> npt.NDArray[np.float32]:
     """Return the image as the network takes it: (3, H, W) float32.
 
     Raises:

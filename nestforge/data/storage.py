@@ -1,4 +1,4 @@
-"""Files here, and at any URL that fsspec knows."""
+"""Access to local files, and to files at any URL that fsspec knows."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ def is_remote(url: str) -> bool:
 
 
 def ask_filesystem(url: str, question: Callable[[Any, str], Any]) -> Any:
-    """Return what `question` gets from the file system of a URL and the path on it.
+    """Call `question` with the file system of a URL and the path on it, and return the result.
 
     Raises:
-        NestForgeError: a package is not installed, the URL is not understood, or the file system refuses.
+        NestForgeError: a package is not installed, the URL is not understood, or the file system refuses access.
     """
     try:
         import fsspec.core
@@ -47,5 +47,5 @@ def open_file(url: str) -> Iterator[Any]:
 
 
 def describe_error(error: BaseException) -> str:
-    """Return the first line an error says, or what kind it is."""
+    """Return the first line of an error's message, or else its type."""
     return (str(error).strip().splitlines() or [""])[0] or type(error).__name__

@@ -50,13 +50,13 @@ class TarPart:
                         raise DataError(explain_compressed(self.url, kind)) from None
                     raise
                 if watched.ran_out and count:
-                    raise EOFError("it ends without an end mark")
+                    raise EOFError("its end is missing")
         except (tarfile.TarError, EOFError, OSError, ValueError) as error:
             raise DataError(
                 f"shard {self.url} is damaged after {count} samples ({error}); fetch it again or leave it out"
             ) from error
         if not count:
-            raise DataError(f"shard {self.url} has no samples; its files should be called KEY.jpg and KEY.cls")
+            raise DataError(f"shard {self.url} has no samples; name its files KEY.jpg and KEY.cls")
 
 
 def explain_compressed(url: str, kind: str) -> str:

@@ -7,7 +7,8 @@ import posixpath
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from nestforge.data.parts import LABEL_COLUMNS, EncodedImage, MissingImage, Sample, parse_label_value
+from nestforge.data.images import EncodedImage
+from nestforge.data.parts import LABEL_COLUMNS, MissingImage, Sample, parse_label_value
 from nestforge.errors import DataError
 
 Content = bytes | str  # of a file; as text, why there is none
@@ -44,7 +45,7 @@ class Group:
         for stem, found in self._list_without_image().items():
             name = f"{shard}/{stem}"
             reason = (
-                f"the sample has no file called {posixpath.basename(stem)}.jpg or the like beside {', '.join(found)} "
+                f"the sample has no image file, such as {posixpath.basename(stem)}.jpg, beside {', '.join(found)} "
                 "(files of one sample follow each other)"
             )
             yield Sample(key=name, label=None, image=MissingImage(name, reason))

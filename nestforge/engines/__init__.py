@@ -1,4 +1,4 @@
-"""The engines that execute ONNX files; each is imported when it is asked for."""
+"""The engines that execute ONNX files. An engine is imported only when it is used."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from nestforge.checks import suggest_nearest
 from nestforge.engines.base import Engine
 from nestforge.errors import EngineError
 
-# `import openvino` would report itself over the network; where this package is missing it uses its own silent stub.
+# `import openvino` would report itself over the network. Without this package it uses its own stub, which does not.
 sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 
 ENGINES = {
@@ -22,7 +22,7 @@ def get_engine(name: str) -> Engine:
     """Return the engine called `name`.
 
     Raises:
-        EngineError: unknown name, or its package is not installed.
+        EngineError: the name is unknown, or the engine's package is not installed.
     """
     if name not in ENGINES:
         raise EngineError(f"unknown engine {name!r}{suggest_nearest(name, ENGINES)} (there are: {', '.join(ENGINES)})")

@@ -1,4 +1,4 @@
-"""An engine for tests: logits are a fixed function of the image, and nothing is compiled."""
+"""An engine for tests: logits are a fixed function of the images, and nothing is compiled."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ from nestforge.engines.base import Dtype, Images, Kernel, Logits, Session, Setti
 
 
 class FakeEngine:
-    """Answers with `answer(images_nchw)`; remembers the sizes of the batches it was given."""
+    """Returns `compute_logits(images_nchw)`, and records the sizes of the batches it was given."""
 
     name = "fake"
     version = "0"
+    preferred_passes: frozenset[str] = frozenset()
 
-    def __init__(self, answer: Callable[[Images], Logits]) -> None:
-        self.answer = answer
+    def __init__(self, compute_logits: Callable[[Images], Logits]) -> None:
+        self.compute_logits = compute_logits
         self.batches: list[int] = []
 
     def supports(self, dtype: Dtype) -> bool:
@@ -38,7 +39,7 @@ class _FakeSession:
         return self.run_all(images_nchw)["output"]
 
     def run_all(self, images_nchw: Images) -> dict[str, npt.NDArray[np.float32]]:
-        return run_padded(images_nchw, self.settings, lambda images: {"output": self._engine.answer(images)})
+        return run_padded(images_nchw, self.settings, lambda images: {"output": self._engine.compute_logits(images)})
 
     def list_kernels(self) -> list[Kernel]:
         return []

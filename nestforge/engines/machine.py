@@ -1,4 +1,4 @@
-"""What this machine is: CPU, instruction sets, and the cores this process may really use."""
+"""A description of this machine: CPU, instruction sets, and the cores that this process may use."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _DOT_PRODUCT = frozenset({"avx_vnni", "avx512_vnni", "amx_int8", "asimddp", "i8m
 
 @dataclass(frozen=True, kw_only=True)
 class Machine:
-    """The CPU as the system describes it; `flags` are those that matter to inference."""
+    """The CPU as the system describes it; `flags` lists only those that matter for inference."""
 
     cpu: str
     architecture: str
@@ -23,7 +23,7 @@ class Machine:
 
     @property
     def has_int8_dot_product(self) -> bool:
-        """True where int8 products are summed in 32 bits. False: u8 x s8 pairs saturate at 16 bits, or unknown."""
+        """True if int8 products are summed in 32 bits. False if u8 x s8 pairs saturate at 16 bits, or if unknown."""
         return bool(_DOT_PRODUCT & set(self.flags)) or (self.architecture == "arm64" and self.system == "Darwin")
 
 
@@ -41,7 +41,7 @@ def read_machine() -> Machine:
 
 
 def count_available_cores() -> int:
-    """Return the whole cores this process may use: the least of affinity, cgroup quota and the machine's."""
+    """Return how many whole cores this process may use, by affinity, cgroup quota and the machine's own cores."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota = read_cgroup_quota()
     return max(1, min(cores, int(quota))) if quota is not None else cores
@@ -50,7 +50,7 @@ def count_available_cores() -> int:
 def read_cgroup_quota(
     root: Path = Path("/sys/fs/cgroup"), membership: Path = Path("/proc/self/cgroup")
 ) -> float | None:
-    """Return the tightest CPU quota of this process's cgroups, in cores, or None where there is none."""
+    """Return the smallest CPU quota of this process's cgroups, in cores, or None if there is none."""
     quotas = []
     for line in _read_text(membership).splitlines():
         _, controllers, path = line.split(":", 2)

@@ -1,7 +1,8 @@
-"""Compiled models kept on disk, so that only the first process that opens an artifact waits for the compiler.
+"""A cache of compiled models on disk, so that only the first process that opens an artifact waits for the compiler.
 
-A file is named after everything its content depends on and begins with the sha256 of the rest: what was cut short or
-changed is compiled again. Nothing here ever fails: without a usable folder there is no cache, and one warning.
+The name of a file is a hash of everything its content depends on. The file begins with the sha256 of the rest, so a
+model that was cut short or changed is compiled again. Nothing here raises: without a usable folder there is no cache,
+and one warning.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ _DIGEST_BYTES = 32
 
 
 def name_compiled(**depends_on: object) -> Path | None:
-    """Return where the compiled model for these values and this CPU is kept, or None where there is no cache."""
+    """Return the cache path of the compiled model for these values and this CPU, or None if the cache is off."""
     if os.environ.get(ENV_VAR) == "0":
         return None
     folder = cache_folder()
@@ -34,20 +35,20 @@ def name_compiled(**depends_on: object) -> Path | None:
 
 
 def read_compiled(path: Path) -> bytes | None:
-    """Return the compiled model, or None where it is missing or damaged."""
+    """Return the compiled model, or None if it is missing or damaged."""
     try:
         with path.open("rb") as file:
             digest, compiled = file.read(_DIGEST_BYTES), file.read()
         if hashlib.sha256(compiled).digest() != digest:
             return None
-        os.utime(path)  # the longest unused are removed first
+        os.utime(path)  # files that were unused longest are removed first
     except OSError:
         return None
     return compiled
 
 
 def write_compiled(path: Path, compiled: bytes) -> None:
-    """Keep a compiled model, and remove the longest unused ones beyond `MAX_TOTAL_BYTES`."""
+    """Cache a compiled model. Above `MAX_TOTAL_BYTES` in all, remove those that were unused longest."""
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with atomic_write(path) as partial:

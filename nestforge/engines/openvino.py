@@ -16,16 +16,22 @@ from nestforge.engines.base import Dtype, Images, Kernel, Logits, Session, Setti
 from nestforge.engines.model_cache import name_compiled, read_compiled, write_compiled
 from nestforge.errors import EngineError
 
+_WEIGHTED_TYPES = frozenset({"Convolution", "Deconvolution", "FullyConnected", "MatMul"})
+_NOT_EXECUTED = frozenset({"Const", "Input", "Output"})
+_INT8_PRECISIONS = frozenset({"u8", "i8"})
+_RESULT_SUFFIX = "/sink_port_0"  # follows the output's name in the node for an output of the ONNX graph
+
 
 class OpenVINOEngine:
     """Compiles the ONNX file for a fixed batch and image size; see `Engine`."""
 
     name = "openvino"
+    preferred_passes = frozenset({"split_radix"})
 
     def __init__(self) -> None:
         self._core = openvino.Core()
-        # The binding finds numpy's C API at its first use; two threads that do so at the same time wait for each
-        # other for ever (one holds the interpreter's lock, the other the initializer's). So it is done here.
+        # The binding loads numpy's C API at its first use. Two threads that do so at the same time wait for each other
+        # forever (one holds the interpreter's lock, the other the initializer's), so it is done once here.
         tensor = openvino.Tensor(np.zeros(1, np.float32))
         tensor.get_element_type().to_dtype()
         assert tensor.data.shape == (1,)
@@ -39,9 +45,9 @@ class OpenVINOEngine:
 
     def open(self, model: Path | bytes, settings: Settings, *, sha256: str | None = None) -> Session:
         if not self.supports(settings.dtype):
-            raise EngineError("this CPU has no bf16 instructions; build for it with neither dtype nor float_dtype bf16")
+            raise EngineError("this CPU has no bf16 instructions; build with another dtype and float_dtype")
         try:
-            # What an int8 graph leaves in float runs in float32 unless bf16 is asked for: the answer then does not
+            # The float layers of an int8 graph run in float32 unless bf16 is requested, so that predictions do not
             # depend on the CPU.
             options = {
                 "INFERENCE_PRECISION_HINT": "bf16" if settings.dtype == "bf16" else "f32",
@@ -77,17 +83,17 @@ class OpenVINOEngine:
         data = read_compiled(kept)
         try:
             return self._core.import_model(data, "CPU", options) if data else None
-        except RuntimeError:  # whatever it is, compiling the model says it better
+        except RuntimeError:  # if the model itself is at fault, compiling it gives the better message
             return None
 
 
 class _OpenVINOSession:
-    """A compiled model with one infer request a stream."""
+    """A compiled model with one infer request per stream."""
 
     def __init__(self, compiled: openvino.CompiledModel, settings: Settings) -> None:
         self.settings = settings
         self._compiled = compiled
-        self._names = [output.get_any_name() for output in compiled.outputs]
+        self._names = [_list_names(output) for output in compiled.outputs]
         self._requests: queue.SimpleQueue[openvino.InferRequest] = queue.SimpleQueue()
         for _ in range(settings.streams):
             self._requests.put(compiled.create_infer_request())
@@ -96,14 +102,15 @@ class _OpenVINOSession:
         request = self._requests.get()
         try:
             results = request.infer([np.ascontiguousarray(images_nchw)], share_inputs=True)
-            return dict(zip(self._names, results.to_tuple(), strict=True))
+            outputs = zip(self._names, results.to_tuple(), strict=True)
+            return {name: value for names, value in outputs for name in names}
         except RuntimeError as error:
             raise EngineError(f"openvino failed while running the model: {str(error).splitlines()[0]}") from error
         finally:
             self._requests.put(request)
 
     def run(self, images_nchw: Images) -> Logits:
-        return self.run_all(images_nchw)[self._names[0]]
+        return self.run_all(images_nchw)[self._names[0][0]]
 
     def run_all(self, images_nchw: Images) -> dict[str, npt.NDArray[np.float32]]:
         return run_padded(images_nchw, self.settings, self._infer)
@@ -115,13 +122,18 @@ class _OpenVINOSession:
             info = node.get_rt_info()
             name = node.get_friendly_name()
             fused = info["originalLayersNames"].astype(str).split(",")
+            layer_type, precision = info["layerType"].astype(str), info["runtimePrecision"].astype(str)
+            if layer_type in _NOT_EXECUTED:
+                continue
             kernels.append(
                 Kernel(
                     name=name,
-                    layer_type=info["layerType"].astype(str),
-                    precision=info["runtimePrecision"].astype(str),
+                    layer_type=layer_type,
+                    precision=precision,
+                    is_weighted=layer_type in _WEIGHTED_TYPES,
+                    is_int8=precision in _INT8_PRECISIONS,
                     implementation=info["primitiveType"].astype(str),
-                    layers=tuple(layer.removesuffix("/WithoutBiases") for layer in fused if layer),
+                    layers=tuple(dict.fromkeys(layer.removesuffix("/WithoutBiases") for layer in fused if layer)),
                     time_ms=times_ms.get(name),
                 )
             )
@@ -135,3 +147,12 @@ class _OpenVINOSession:
             return {row.node_name: row.real_time.total_seconds() * 1e3 for row in request.get_profiling_info()}
         finally:
             self._requests.put(request)
+
+
+def _list_names(output: openvino.ConstOutput) -> list[str]:
+    """Return the name of an output in the ONNX graph, or all names of its tensor if OpenVINO does not say which.
+
+    A tensor has several names if OpenVINO removed a node that changes nothing.
+    """
+    name: str = output.get_node().get_friendly_name()
+    return [name.removesuffix(_RESULT_SUFFIX)] if name.endswith(_RESULT_SUFFIX) else sorted(output.get_names())

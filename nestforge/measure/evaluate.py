@@ -1,54 +1,63 @@
-"""Top-1 and top-5 on labelled folders: counts with intervals, and two artifacts paired image by image."""
+"""Top-1 and top-5 on labelled images from any source: counts with intervals, and two artifacts paired by image."""
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
 import time
 import warnings
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from nestforge.artifact.artifact import Artifact, open_artifact
 from nestforge.artifact.overlap import refuse_calibration_images
-from nestforge.data.imagefolder import choose_balanced, list_images, match_classes
-from nestforge.data.loader import Unreadable
+from nestforge.data.imagefolder import match_folders
+from nestforge.data.labels import Label
+from nestforge.data.loader import UnreadableImage
+from nestforge.data.parts import FolderPart, MissingImage
+from nestforge.data.sources import Source, fingerprint_source, list_local_files, locate_image, open_source
 from nestforge.errors import ConfigError, DataError
-from nestforge.files import StrPath
-from nestforge.inference.pipeline import choose_arrangement, classify_images
-from nestforge.journal import keep_journal
-from nestforge.measure.paired import TOP, Answers, ClassAccuracy, PairedEvaluation, count_classes, pair_predictions
+from nestforge.files import StrPath, hash_json
+from nestforge.journal import Journal, keep_journal
+from nestforge.measure.paired import ClassAccuracy, PairedEvaluation, count_classes, pair_predictions
+from nestforge.measure.predictions import TOP, PredictionTable, PredictionTableBuilder
 from nestforge.measure.statistics import Rate, compute_rate
 from nestforge.progress import Progress, no_progress
+from nestforge.scale.predict import describe_rows
+from nestforge.scale.rows import Row
+from nestforge.scale.run import Placement, Runner, open_runner
+from nestforge.scale.samples import Request, TruthFinder
+from nestforge.scale.tally import Tally
 
 CHUNK_SECONDS = 1.0  # of work that a kill may cost
 
 
 @dataclass(frozen=True, kw_only=True)
-class UnreadableImage:
-    """An image that was not counted, and why."""
-
-    image: Path
-    reason: str
-
-
-@dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """Counts over `images` readable images; `classes` are those that have some, in the order of the labels."""
+    """Counts over `images` readable images; `classes` are those that have some, in the order of the labels.
+
+    `unreadable` images are in no count; `unreadable_images` lists the first of them. `parts` are the pieces in which
+    the dataset was read. `repeated` rows came again from a worker that took over a lost one's part, and were dropped.
+    `seconds` run from the first image to the last.
+    """
 
     artifact: Path
-    dataset: Path
+    dataset: str
+    kind: str
+    parts: int
     images: int
-    unreadable: tuple[UnreadableImage, ...]
+    unreadable: int
+    unreadable_images: tuple[UnreadableImage, ...]
     top1: Rate
     top5: Rate
     classes: tuple[ClassAccuracy, ...] = field(repr=False)
-    vs: PairedEvaluation | None = None
+    vs: PairedEvaluation | None
+    output: Path | None
+    placement: Placement = field(compare=False)
+    repeated: int
+    seconds: float = field(compare=False)
 
 
 def evaluate(
@@ -57,26 +66,47 @@ def evaluate(
     *,
     vs: StrPath | None = None,
     limit: int | None = None,
+    ray: str | None = None,
+    workers: int | None = None,
+    threads: int | None = None,
+    output: StrPath | None = None,
     allow_overlap: bool = False,
     verify: bool = True,
     progress: Progress = no_progress,
 ) -> Evaluation:
-    """Count how often the right class is first, and among the first five.
+    """Count how often the true class is first, and among the first five.
 
-    A class folder is called by the wnid or the name in the artifact's labels. `limit` takes that many images, evenly
-    over the classes and always the same ones. Unreadable images are listed and left out of every count.
-    `allow_overlap` takes images whose content an int8 artifact was calibrated on; `verify` as `open_artifact`.
+    `dataset` is a folder with one subfolder per class, called by the wnid or the name in the artifact's labels; or a
+    list of images (``path,label``); or tar shards or Parquet; here or at a URL. `limit` takes that many images of a
+    folder or list, evenly over the classes and always the same ones. Unreadable images are left out of every count.
+    `allow_overlap` takes images whose content an int8 artifact was calibrated on; `verify` as in `open_artifact`.
 
-    After an interruption or a kill the next evaluation of the same artifact and images goes on where it stopped.
+    `ray` is the address of a Ray cluster, or ``local`` for one of this machine's cores, with `workers` (default: as
+    many as fit the cluster) of `threads` (default 1; without Ray all cores). `output` is a Parquet file with a row for
+    every image.
+
+    In this process, without `output`, an interrupted evaluation of files on this machine continues where it stopped
+    when it is run again.
 
     Raises:
-        DataError: missing or empty dataset, a folder no label is called, not one readable image, or calibration
-            images among them.
-        ConfigError: the two artifacts have different labels.
+        DataError: missing or empty dataset, a class no label is called, a damaged shard, not one readable image, or
+            calibration images among them (shards at a URL are checked as they are read).
+        ConfigError: the two artifacts have different labels, or an option is out of range.
         ArtifactError: as `open_artifact`.
+        NestForgeError: a package is missing, no cluster answers, or the output cannot be written.
     """
     [evaluation] = evaluate_all(
-        [artifact], dataset, vs=vs, limit=limit, allow_overlap=allow_overlap, verify=verify, progress=progress
+        [artifact],
+        dataset,
+        vs=vs,
+        limit=limit,
+        ray=ray,
+        workers=workers,
+        threads=threads,
+        output=output,
+        allow_overlap=allow_overlap,
+        verify=verify,
+        progress=progress,
     )
     return evaluation
 
@@ -87,11 +117,15 @@ def evaluate_all(
     *,
     vs: StrPath | None = None,
     limit: int | None = None,
+    ray: str | None = None,
+    workers: int | None = None,
+    threads: int | None = None,
+    output: StrPath | None = None,
     allow_overlap: bool = False,
     verify: bool = True,
     progress: Progress = no_progress,
 ) -> list[Evaluation]:
-    """Do as `evaluate` for each artifact; each, and `vs`, classifies the images once."""
+    """Do as `evaluate` for each artifact; each, and `vs`, classifies the images once. `output` is the first one's."""
     opened = {Path(path): open_artifact(path, verify=verify) for path in [*artifacts, *([] if vs is None else [vs])]}
     first, *others = opened.values()
     for other in others:
@@ -99,104 +133,165 @@ def evaluate_all(
             raise ConfigError(
                 f"{first.folder} and {other.folder} have different labels; compare artifacts of the same classes"
             )
-    folder = list_images(Path(dataset))
-    truth_of = dict(zip(folder.paths, match_classes(folder, first.labels), strict=True))
-    if limit is not None and limit < 1:
-        raise ConfigError(f"limit {limit} is below 1; leave it out to take all images")
-    paths = folder.paths if limit is None else tuple(sorted(choose_balanced(folder, limit, seed=0)))
-    truth = np.array([truth_of[path] for path in paths])
+    with progress(f"listing {dataset}", None):
+        source = open_source(dataset, limit=limit)
+    check_classes(source, first.labels)
     if not allow_overlap:
         for artifact in opened.values():
-            refuse_calibration_images(artifact.manifest, paths)
+            refuse_calibration_images(artifact.manifest, list_local_files(source))
 
-    answers: dict[Path, Answers] = {}
-    unreadable: list[UnreadableImage] | None = None
+    rows_path = None if output is None else Path(output)
+    collected: dict[Path, _Collected] = {}
     with ExitStack() as finished:
-        for path, artifact in opened.items():
-            answers[path], failed = _collect_answers(artifact, paths, finished, progress)
-            if unreadable is not None and [row.image for row in failed] != [row.image for row in unreadable]:
-                raise DataError("the artifacts could not read the same images; was the dataset changed meanwhile?")
-            unreadable = failed
-            if not answers[path].read.any():
-                raise DataError(f"not one of {len(paths)} images could be read; the first: {failed[0].reason}")
-
-    results = []
-    for path in map(Path, artifacts):
-        ours, theirs = answers[path], answers[Path(vs)] if vs is not None else None
-        top1, top5 = (int(right[ours.read].sum()) for right in ours.is_correct(truth))
-        images = int(ours.read.sum())
-        results.append(
-            Evaluation(
-                artifact=opened[path].folder,
-                dataset=folder.root,
-                images=images,
-                unreadable=tuple(unreadable or ()),
-                top1=compute_rate(top1, images),
-                top5=compute_rate(top5, images),
-                classes=count_classes(ours, theirs, truth=truth, labels=first.labels),
-                vs=pair_predictions(Path(vs), ours, theirs, paths=paths, truth=truth, labels=first.labels)
-                if vs is not None and theirs is not None
-                else None,
-            )
+        runner = finished.enter_context(
+            open_runner(ray, workers=workers, threads=threads, verify=verify, progress=progress)
         )
+        for number, (path, artifact) in enumerate(opened.items()):
+            collected[path] = _collect(
+                artifact,
+                source,
+                runner,
+                allow_overlap=allow_overlap,
+                output=rows_path if number == 0 else None,
+                keep_images=len(opened) > 1,
+                journal=_open_journal(artifact, source, ray, rows_path, finished),
+                progress=progress,
+            )
+        theirs = collected[Path(vs)] if vs is not None else None
+        results = []
+        for number, path in enumerate(map(Path, artifacts)):
+            ours = collected[path]
+            table, tally = ours.table, ours.tally
+            top1, top5 = (int(hits.sum()) for hits in table.find_hits())
+            results.append(
+                Evaluation(
+                    artifact=opened[path].folder,
+                    dataset=source.url,
+                    kind=source.kind,
+                    parts=len(source.parts),
+                    images=len(table),
+                    unreadable=tally.unreadable,
+                    unreadable_images=tally.listed,
+                    top1=compute_rate(top1, len(table)),
+                    top5=compute_rate(top5, len(table)),
+                    vs=pair_predictions(Path(str(vs)), table, theirs.table, first.labels) if theirs else None,
+                    classes=count_classes(table, theirs.table if theirs else None, first.labels),
+                    output=rows_path if number == 0 else None,
+                    placement=runner.describe(opened[path]),
+                    repeated=tally.repeated,
+                    seconds=ours.seconds,
+                )
+            )
     return results
 
 
-def _collect_answers(
-    artifact: Artifact, paths: Sequence[Path], finished: ExitStack, progress: Progress
-) -> tuple[Answers, list[UnreadableImage]]:
-    """Return the answers, in the order of the paths, and the unreadable images.
+@dataclass(frozen=True, kw_only=True)
+class _Collected:
+    table: PredictionTable
+    tally: Tally
+    seconds: float
 
-    Answers are kept in a journal, about every `CHUNK_SECONDS`, until `finished` is left without an error.
-    """
-    answers = Answers.make_empty(len(paths))
 
-    def keep(index: int, classes: Sequence[int], probabilities: Sequence[float]) -> None:
-        answers.classes[index, : len(classes)] = classes
-        answers.probabilities[index, : len(classes)] = probabilities
+def _collect(
+    artifact: Artifact,
+    source: Source,
+    runner: Runner,
+    *,
+    allow_overlap: bool,
+    output: Path | None,
+    keep_images: bool,
+    journal: Journal | None,
+    progress: Progress,
+) -> _Collected:
+    """Classify a source; predictions are kept in the journal about every `CHUNK_SECONDS`."""
+    tally = Tally(len(source.parts))
+    builder = PredictionTableBuilder(keep_images=keep_images)
 
-    journal = finished.enter_context(keep_journal("evaluate", _fingerprint_work(artifact, paths)))
-    for chunk in journal.records:
-        for row in chunk:
-            keep(*row)
-    todo = np.flatnonzero(~answers.read).tolist()
-    if len(todo) < len(paths):
+    def add(row: Row) -> None:
+        builder.add(row, locate_image(source, row.part, row.position, row.key) if keep_images else "")
+
+    done = set()
+    for chunk in journal.records if journal else ():
+        for part, position, key, truth, classes, probabilities in chunk:
+            row = Row(
+                part=part,
+                position=position,
+                key=key,
+                truth=truth,
+                classes=tuple(classes),
+                probabilities=tuple(probabilities),
+            )
+            tally.add(row)
+            add(row)
+            done.add((part, position))
+    if done:
+        total = "" if source.images is None else f" of {source.images:,}"
         warnings.warn(
-            f"going on with an interrupted evaluation of {artifact.folder}: {len(paths) - len(todo):,} of "
-            f"{len(paths):,} images were done",
+            f"continuing an interrupted evaluation of {artifact.folder}: {len(done):,}{total} images were done",
             stacklevel=4,
         )
-    if not todo:
-        return answers, []
-    chunk, begin = [], time.monotonic()
-    arrangement = choose_arrangement(artifact, len(paths))
-    unreadable = []
-    rest = [paths[index] for index in todo]
-    for item in classify_images(artifact, rest, top=TOP, arrangement=arrangement, progress=progress):
-        if isinstance(item, Unreadable):
-            unreadable.append(UnreadableImage(image=item.path, reason=item.reason))
-            continue
-        chunk.append((todo[item.index], item.classes, item.probabilities))
-        keep(*chunk[-1])
-        if time.monotonic() - begin >= CHUNK_SECONDS:
-            journal.append(chunk)
-            chunk, begin = [], time.monotonic()
-    if 0 < len(chunk) < np.count_nonzero(answers.read):  # there is a journal, and another artifact may follow
+    request = Request(top=TOP, labelled=True, allow_overlap=allow_overlap)
+    chunk, chunk_begin = [], time.monotonic()
+    with ExitStack() as stack:
+        write = None
+        if output is not None:
+            from nestforge.scale.arrow import write_results
+
+            write = stack.enter_context(write_results(output, describe_rows(artifact, source)))
+        remaining = None if source.images is None else source.images - len(done)
+        advance = stack.enter_context(progress(f"classifying with {artifact.folder.name}", remaining))
+        begin = time.perf_counter()
+        for row in runner.run(artifact, source, request, tally, done=done):
+            advance(1)
+            if write is not None:
+                write(row)
+            if row.error is not None:
+                continue
+            add(row)
+            if journal is not None:
+                chunk.append((row.part, row.position, row.key, row.truth, row.classes, row.probabilities))
+                if time.monotonic() - chunk_begin >= CHUNK_SECONDS:
+                    journal.append(chunk)
+                    chunk, chunk_begin = [], time.monotonic()
+        seconds = time.perf_counter() - begin
+    if journal is not None and chunk and journal.is_kept:  # another artifact may follow
         journal.append(chunk)
-    return answers, unreadable
+    return _Collected(table=builder.finish(), tally=tally, seconds=seconds)
 
 
-def _fingerprint_work(artifact: Artifact, paths: Sequence[Path]) -> dict[str, Any]:
-    """Return everything the answers depend on; of an image its path, size and when anything about it changed."""
-    listing = hashlib.sha256()
-    for path in paths:
-        with contextlib.suppress(OSError):
-            status = path.stat()
-            listing.update(
-                f"{path.absolute()}\0{status.st_size}\0{status.st_ctime_ns}\0".encode(errors="surrogateescape")
-            )
-    return artifact.fingerprint() | {
-        "images_sha256": listing.hexdigest(),
-        "images": len(paths),
-        "top": TOP,
-    }
+def _open_journal(
+    artifact: Artifact, source: Source, ray: str | None, output: Path | None, finished: ExitStack
+) -> Journal | None:
+    """Open the journal of an evaluation in this process, which is kept until `finished` is left without an error."""
+    key = fingerprint_evaluation(artifact, source)
+    if ray is not None or output is not None or key is None:
+        return None
+    return finished.enter_context(keep_journal("evaluate", key))
+
+
+def fingerprint_evaluation(artifact: Artifact, source: Source) -> dict[str, Any] | None:
+    """Return everything the predictions depend on, as JSON values; None where files are at a URL."""
+    files = fingerprint_source(source)
+    if files is None:
+        return None
+    return artifact.fingerprint() | {"source_sha256": hash_json(files), "top": TOP}
+
+
+def check_classes(source: Source, labels: Sequence[Label]) -> None:
+    """Refuse classes the labels do not name before any work: all of a folder or list, the first of shards.
+
+    Raises:
+        DataError: such a class, or none.
+    """
+    if source.kind == "folder":
+        files = [file for part in source.parts if isinstance(part, FolderPart) for file in part.files]
+        folders, keys = [folder for folder, _, _ in files], [key for _, key, _ in files]
+        match_folders(source.url, folders, labels, keys=keys, is_list=source.is_list)
+        return
+    truths = TruthFinder(labels)
+    readable = (sample for sample in source.parts[0].read() if not isinstance(sample.image, MissingImage))
+    for sample in islice(readable, 1):
+        try:
+            truths.find(sample.label)
+        except DataError as error:
+            raise DataError(f"{source.url}: {sample.key}: {error}") from error

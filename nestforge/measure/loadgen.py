@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,14 @@ import numpy as np
 
 from nestforge.artifact.artifact import open_artifact
 from nestforge.artifact.overlap import refuse_calibration_images
-from nestforge.checks import suggest_nearest
+from nestforge.checks import check_range, suggest_nearest
 from nestforge.data.imagefolder import list_images, match_classes
-from nestforge.engines.machine import count_available_cores
+from nestforge.data.loader import UnreadableImage
+from nestforge.engines.base import Parallelism
 from nestforge.errors import ConfigError, DataError, EngineError, NestForgeError
 from nestforge.files import StrPath
-from nestforge.measure.benchmark import Latency
+from nestforge.inference.topk import find_hits
+from nestforge.measure.interleave import Latency
 from nestforge.measure.statistics import Rate, compute_rate
 from nestforge.progress import Progress, no_progress
 
@@ -60,11 +62,9 @@ class LoadGenResult:
     dataset: Path
     scenario: str
     mode: str
-    batch: int
-    streams: int
-    threads: int
+    parallelism: Parallelism
     images: int
-    unreadable: tuple[str, ...]
+    unreadable: tuple[UnreadableImage, ...]
     samples: int
     seconds: float
     target_qps: float | None
@@ -101,7 +101,7 @@ def loadgen(
     A test lasts at least `seconds` and `queries`. `target_qps` is what Server sends and Offline expects, by default
     chosen from a short trial; `latency_ms` bounds Server's 99th percentile. `logs`, a new or empty folder, keeps
     LoadGen's own files. `batch`, `streams` and `threads` are as in `bench`; Offline's batch is 8.
-    `allow_overlap` counts answers to calibration images too.
+    `allow_overlap` counts predictions for calibration images too.
 
     Raises:
         ConfigError: an option out of range.
@@ -115,20 +115,20 @@ def loadgen(
         if value not in known:
             raise ConfigError(f"no {name} {value!r}{suggest_nearest(value, known)} (there are: {', '.join(known)})")
     opened = open_artifact(artifact)
-    threads = count_available_cores() if threads is None else threads
-    batch = opened.choose_batch(SCENARIOS[scenario].batch) if batch is None else batch
+    parallelism = Parallelism.make(
+        batch=opened.choose_batch(SCENARIOS[scenario].batch) if batch is None else batch,
+        streams=streams,
+        threads=threads,
+    )
     queries = SCENARIOS[scenario].queries if queries is None else queries
     for name, number, low, high in (
-        ("batch", batch, 1, 4096),
-        ("streams", streams, 1, 4096),
-        ("threads", threads, 1, 4096),
         ("queries", queries, 1, 1 << 30),
         ("seconds", seconds, 0.1, 86_400),
         ("target-qps", target_qps, 1e-3, 1e9),
         ("latency-ms", latency_ms, 1e-3, 1e9),
     ):
-        if number is not None and not low <= number <= high:
-            raise ConfigError(f"{name} {number} is outside {low} to {high}")
+        if number is not None:
+            check_range(name, number, low, high)
     folder = list_images(Path(dataset))
     truth = match_classes(folder, opened.labels) if mode == "accuracy" else []
     if mode == "accuracy" and not allow_overlap:
@@ -143,9 +143,7 @@ def loadgen(
             "images": [str(path.absolute()) for path in folder.paths],
             "scenario": scenario,
             "accuracy": mode == "accuracy",
-            "batch": batch,
-            "streams": streams,
-            "threads": threads,
+            "parallelism": asdict(parallelism),
             "seconds": seconds,
             "queries": queries,
             "target_qps": target_qps,
@@ -165,11 +163,11 @@ def loadgen(
         dataset=folder.root,
         scenario=scenario,
         mode=mode,
-        batch=batch,
-        streams=streams,
-        threads=threads,
+        parallelism=parallelism,
         images=outcome["images"],
-        unreadable=tuple(unreadable.values()),
+        unreadable=tuple(
+            UnreadableImage(image=str(folder.paths[index]), reason=reason) for index, reason in unreadable.items()
+        ),
         samples=outcome["samples"],
         seconds=outcome["seconds"],
         target_qps=outcome["target_qps"],
@@ -212,7 +210,7 @@ def count_answers(path: Path, truth: list[int], unreadable: dict[int, str]) -> t
     """Count top-1 and top-5 in LoadGen's accuracy log, every image once.
 
     Raises:
-        DataError: an image is missing from the log or stands there twice, or none was readable.
+        DataError: an image is missing from the log or is there twice, or none was readable.
     """
     answers: dict[int, np.ndarray[Any, np.dtype[np.int32]]] = {}
     rows = json.loads(path.read_text(encoding="utf-8"))
@@ -223,9 +221,8 @@ def count_answers(path: Path, truth: list[int], unreadable: dict[int, str]) -> t
     read = [index for index in answers if index not in unreadable]
     if not read:
         raise DataError(f"not one of {len(truth)} images could be read; the first: {unreadable[0]}")
-    top1 = sum(int(answers[index][0] == truth[index]) for index in read)
-    top5 = sum(int(truth[index] in answers[index]) for index in read)
-    return compute_rate(top1, len(read)), compute_rate(top5, len(read))
+    top1, top5 = find_hits(np.stack([answers[index] for index in read]), np.array([truth[index] for index in read]))
+    return compute_rate(int(top1.sum()), len(read)), compute_rate(int(top5.sum()), len(read))
 
 
 def _run_apart(job: dict[str, Any]) -> dict[str, Any]:

@@ -23,9 +23,10 @@ import numpy.typing as npt
 
 from nestforge.artifact.artifact import open_artifact
 from nestforge.data.preprocess import Preprocess, normalize_images, read_image
-from nestforge.engines.base import Images, Session
+from nestforge.engines.base import Images, Parallelism, Session
 from nestforge.engines.machine import count_available_cores
 from nestforge.errors import DataError, NestForgeError
+from nestforge.inference.topk import rank_classes
 
 TOP = 5
 LIBRARY_BYTES = 1 << 30  # of preprocessed images in memory
@@ -43,9 +44,7 @@ class Job:
     images: list[str]
     scenario: str
     accuracy: bool
-    batch: int
-    streams: int
-    threads: int
+    parallelism: Parallelism
     seconds: float
     queries: int
     target_qps: float | None
@@ -87,7 +86,7 @@ class SampleLibrary:
             self._loaded.pop(index, None)
 
     def keep_readable(self) -> None:
-        """Forget the images that could not be read; those that remain are numbered anew."""
+        """Forget the images that could not be read; those that remain are numbered again."""
         kept = sorted(self._loaded)
         self.paths = [self.paths[index] for index in kept]
         self._loaded = {number: self._loaded[index] for number, index in enumerate(kept)}
@@ -129,7 +128,7 @@ class SystemUnderTest:
     def _answer(self, samples: list[Any]) -> None:
         try:
             answers = self._classify([sample.index for sample in samples])
-        except BaseException as error:  # LoadGen would wait for ever
+        except BaseException as error:  # LoadGen would wait forever
             fail(f"the session failed under LoadGen: {error}")
         with self._counting:
             self.answered += len(samples)
@@ -147,7 +146,7 @@ class SystemUnderTest:
         rows = [row for row, index in enumerate(indices) if index not in self._library.unreadable]
         if rows:
             logits = self._session.run(np.concatenate([self._library[indices[row]] for row in rows]))
-            best = np.argsort(-logits, axis=1, kind="stable")[:, :TOP]
+            best = rank_classes(logits, TOP)
             answers[rows, : best.shape[1]] = best
         return answers
 
@@ -156,7 +155,7 @@ def run_test(job: Job) -> dict[str, Any]:
     """Run one test; LoadGen writes its logs into ``job.logs``. Return what it does not know."""
     artifact = open_artifact(job.artifact)
     manifest = artifact.manifest
-    session = artifact.open_session(batch=job.batch, streams=job.streams, threads=job.threads)
+    session = artifact.open_session(job.parallelism)
     library = SampleLibrary([Path(image) for image in job.images], manifest.preprocess)
     resident = min(len(library.paths), max(1, LIBRARY_BYTES // (3 * manifest.height * manifest.width * 4)))
     if not job.accuracy:
@@ -171,7 +170,7 @@ def run_test(job: Job) -> dict[str, Any]:
     if target_qps is None:
         target_qps = images_per_second * TRIAL_SHARE[job.scenario]
     if latency_ms is None:
-        latency_ms = 5 * 1e3 * job.batch * job.streams / images_per_second
+        latency_ms = 5 * 1e3 * job.parallelism.batch * job.parallelism.streams / images_per_second
     settings = make_settings(job, target_qps=target_qps, latency_ms=latency_ms)
 
     system = SystemUnderTest(session, library, single=job.scenario == "SingleStream")
@@ -200,7 +199,7 @@ def run_test(job: Job) -> dict[str, Any]:
 
 def try_session(session: Session) -> float:
     """Return images a second of a short trial, one request at a time on every stream."""
-    from nestforge.measure.benchmark import Run
+    from nestforge.measure.interleave import Run
 
     run = Run(session)
     run.spend(TRIAL_SECONDS / 2, record=False)
@@ -230,7 +229,8 @@ def fail(message: str) -> Any:
 
 
 def main() -> None:
-    job = Job(**json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")))
+    data = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
+    job = Job(**data | {"parallelism": Parallelism(**data["parallelism"])})
     try:
         outcome = run_test(job)
     except NestForgeError as error:

@@ -1,4 +1,4 @@
-"""Two artifacts image by image: which answers changed, how sure both were, and class by class."""
+"""Two artifacts image by image: which predictions changed, with what confidence, and class by class."""
 
 from __future__ import annotations
 
@@ -10,41 +10,19 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 
 from nestforge.data.labels import Label
+from nestforge.errors import DataError
 from nestforge.files import StrPath, atomic_write
+from nestforge.measure.predictions import PredictionTable
 from nestforge.measure.statistics import Rate, compare_paired, compute_rate
 
-TOP = 5
 Kind = Literal["lost", "gained", "both wrong"]
-
-
-@dataclass(frozen=True)
-class Answers:
-    """The best classes of N images and their probabilities, (N, 5) each; -1 and 0 where there is none."""
-
-    classes: npt.NDArray[np.int64]
-    probabilities: npt.NDArray[np.float64]
-
-    @classmethod
-    def make_empty(cls, count: int) -> Answers:
-        return cls(np.full((count, TOP), -1, np.int64), np.zeros((count, TOP)))
-
-    @property
-    def read(self) -> npt.NDArray[np.bool_]:
-        """Which images were readable, (N,)."""
-        return self.classes[:, 0] >= 0
-
-    def is_correct(self, truth: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
-        """Return which images have the true class first, and among the first five, (N,) each."""
-        hits = self.classes == truth[:, None]
-        return hits[:, 0], hits.any(axis=1)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
-    """A top-1 answer; `margin` is its probability minus that of the second class."""
+    """A top-1 prediction; `margin` is its probability minus that of the second class."""
 
     index: int
     label: str
@@ -54,9 +32,9 @@ class Choice:
 
 @dataclass(frozen=True, kw_only=True)
 class ChangedPrediction:
-    """An image the two artifacts answer differently: `lost` was right only in theirs, `gained` only in ours."""
+    """An image with different predictions: `lost` was right only in the other artifact, `gained` only in this one."""
 
-    image: Path
+    image: str
     truth: int
     truth_label: str
     kind: Kind
@@ -65,7 +43,7 @@ class ChangedPrediction:
 
     @property
     def margin(self) -> float:
-        """The smaller margin: large where both artifacts are sure and yet disagree."""
+        """The smaller margin: large where both artifacts are confident and disagree."""
         return min(self.ours.margin, self.theirs.margin)
 
 
@@ -85,10 +63,10 @@ class ClassAccuracy:
 
 @dataclass(frozen=True, kw_only=True)
 class PairedEvaluation:
-    """The other artifact on the same images, and ours minus theirs in top-1; rates are fractions of 1.
+    """The other artifact on the same images; `difference` is this artifact's top-1 minus its own, a fraction of 1.
 
-    `lost` images were right only in the other artifact, `gained` only in ours; `changed_predictions` counts different
-    top-1 answers, right or wrong, and `changed` lists them, those first where both were surest.
+    `lost` images were right only in the other artifact, `gained` only in this one; `changed_predictions` counts
+    different top-1 predictions, right or wrong, and `changed` lists them, the most confident first.
     """
 
     artifact: Path
@@ -105,24 +83,22 @@ class PairedEvaluation:
 
 
 def pair_predictions(
-    artifact: Path,
-    ours: Answers,
-    theirs: Answers,
-    *,
-    paths: Sequence[Path],
-    truth: npt.NDArray[np.int64],
-    labels: Sequence[Label],
+    artifact: Path, ours: PredictionTable, theirs: PredictionTable, labels: Sequence[Label]
 ) -> PairedEvaluation:
-    """Compare our answers with those of `artifact` on the readable images of `paths`; `truth` is (N,)."""
-    read = ours.read
-    total = int(read.sum())
-    other1, other5 = theirs.is_correct(truth)
-    comparison = compare_paired(ours.is_correct(truth)[0][read], other1[read])
-    changed = _list_changed(ours, theirs, paths=paths, truth=truth, labels=labels)
+    """Compare predictions with those of `artifact` on the same images.
+
+    Raises:
+        DataError: the two are not of the same images.
+    """
+    if not np.array_equal(ours.positions, theirs.positions):
+        raise DataError("the artifacts could not read the same images; was the dataset changed meanwhile?")
+    other1, other5 = theirs.find_hits()
+    comparison = compare_paired(ours.find_hits()[0], other1)
+    changed = _list_changed(ours, theirs, labels)
     return PairedEvaluation(
         artifact=artifact,
-        top1=compute_rate(int(other1[read].sum()), total),
-        top5=compute_rate(int(other5[read].sum()), total),
+        top1=compute_rate(int(other1.sum()), len(ours)),
+        top5=compute_rate(int(other5.sum()), len(ours)),
         difference=comparison.difference,
         low=comparison.low,
         high=comparison.high,
@@ -135,16 +111,15 @@ def pair_predictions(
 
 
 def count_classes(
-    ours: Answers, theirs: Answers | None, *, truth: npt.NDArray[np.int64], labels: Sequence[Label]
+    ours: PredictionTable, theirs: PredictionTable | None, labels: Sequence[Label]
 ) -> tuple[ClassAccuracy, ...]:
     """Count each class that has readable images, in the order of the labels."""
-    read = ours.read
-    right = ours.is_correct(truth)[0]
-    other_right = theirs.is_correct(truth)[0] if theirs is not None else right
+    right = ours.find_hits()[0]
+    other_right = theirs.find_hits()[0] if theirs is not None else right
     changed = ours.classes[:, 0] != (theirs or ours).classes[:, 0]
     rows = []
-    for index in np.unique(truth[read]):
-        chosen = read & (truth == index)
+    for index in np.unique(ours.truth):
+        chosen = ours.truth == index
         images, correct, other = (int(mask.sum()) for mask in (chosen, right & chosen, other_right & chosen))
         rows.append(
             ClassAccuracy(
@@ -162,12 +137,12 @@ def count_classes(
 
 
 def rank_classes(classes: Sequence[ClassAccuracy]) -> list[ClassAccuracy]:
-    """Sort by what was lost against the other artifact, or by top-1 alone; the worst first."""
+    """Sort by the loss against the other artifact, or by top-1 alone; the worst first."""
     return sorted(classes, key=lambda row: (row.difference or 0.0, row.top1, -row.images))
 
 
 def write_changes(changed: Sequence[ChangedPrediction], path: StrPath) -> None:
-    """Write changed answers as CSV with a header, one image a row.
+    """Write changed predictions as CSV with a header, one image per row.
 
     Raises:
         NestForgeError: the file cannot be written.
@@ -186,21 +161,16 @@ def write_changes(changed: Sequence[ChangedPrediction], path: StrPath) -> None:
 
 
 def _list_changed(
-    ours: Answers,
-    theirs: Answers,
-    *,
-    paths: Sequence[Path],
-    truth: npt.NDArray[np.int64],
-    labels: Sequence[Label],
+    ours: PredictionTable, theirs: PredictionTable, labels: Sequence[Label]
 ) -> tuple[ChangedPrediction, ...]:
     rows = []
-    for place in np.flatnonzero(ours.read & (ours.classes[:, 0] != theirs.classes[:, 0])).tolist():
-        choices = [_read_choice(answers, place, labels) for answers in (ours, theirs)]
-        true = int(truth[place])
+    for index in np.flatnonzero(ours.classes[:, 0] != theirs.classes[:, 0]).tolist():
+        choices = [_read_choice(table, index, labels) for table in (ours, theirs)]
+        true = int(ours.truth[index])
         kind: Kind = "gained" if choices[0].index == true else "lost" if choices[1].index == true else "both wrong"
         rows.append(
             ChangedPrediction(
-                image=paths[place],
+                image=ours.images[index],
                 truth=true,
                 truth_label=labels[true].name,
                 kind=kind,
@@ -211,7 +181,7 @@ def _list_changed(
     return tuple(sorted(rows, key=lambda row: -row.margin))
 
 
-def _read_choice(answers: Answers, place: int, labels: Sequence[Label]) -> Choice:
-    index = int(answers.classes[place, 0])
-    first, second = map(float, answers.probabilities[place, :2])
+def _read_choice(table: PredictionTable, row: int, labels: Sequence[Label]) -> Choice:
+    index = int(table.classes[row, 0])
+    first, second = map(float, table.probabilities[row, :2])
     return Choice(index=index, label=labels[index].name, probability=first, margin=first - second)

@@ -20,8 +20,10 @@ from nestforge.engines.machine import count_available_cores, read_machine
 
 _SOURCE = Path(__file__).with_name("peak.c")
 _SECONDS = 0.15
-_ROUNDS = 6
-_TILE_MACS = {"int8": 16 * 16 * 64, "bf16": 16 * 16 * 32}  # of one AMX instruction
+_RUNS = 6
+_TILE_MACS = {"int8": 16 * 16 * 64, "bf16": 16 * 16 * 32}  # of one AMX instruction: more than a round of any other
+
+Loop = Callable[[int], int]  # runs so many rounds and returns the multiply-accumulates that they did
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,8 +42,8 @@ def measure_peak(dtype: Dtype, threads: int) -> Peak | None:
     all cores falls back to numpy's matrix product, which is below the true peak; everything else gives None.
     """
     compiler = next((path for name in ("cc", "gcc", "clang") if (path := shutil.which(name))), None)
-    loop = _compile_loop(compiler, dtype) if compiler else None
-    if loop is not None:
+    loop = compile_loop(compiler, dtype) if compiler else None
+    if loop is not None and loop(1) >= _least_macs(dtype):
         return Peak(macs_per_second=_time_loop(loop, threads), threads=threads, method="register loop")
     if dtype == "fp32" and threads == count_available_cores():
         return Peak(macs_per_second=_time_gemm(), threads=threads, method="GEMM")
@@ -49,46 +51,54 @@ def measure_peak(dtype: Dtype, threads: int) -> Peak | None:
 
 
 @cache  # a library that is loaded stays loaded
-def _compile_loop(compiler: str, dtype: Dtype) -> Callable[[int], int] | None:
-    """Return the C function ``steps -> MACs of one operation``, or None without the instruction.
+def compile_loop(
+    compiler: str, dtype: Dtype, options: tuple[str, ...] = ("-march=native",), *, source: Path = _SOURCE
+) -> Loop | None:
+    """Compile the loop of the widest instruction for `dtype` that the compiler's `options` allow.
 
-    None as well where the CPU multiplies tiles and the compiler does not know how: a smaller peak would flatter.
+    None where the compiler fails. The loop returns 0 where there is no such instruction. It must not be called on a CPU
+    without the instructions that `options` allow.
     """
     with tempfile.TemporaryDirectory(prefix="nestforge-") as folder:
         library = Path(folder) / "peak.so"
-        command = [compiler, "-O2", "-march=native", "-shared", "-fPIC", str(_SOURCE), "-o", str(library)]
+        command = [compiler, "-O2", *options, "-shared", "-fPIC", str(source), "-o", str(library)]
         if subprocess.run(command, capture_output=True, check=False).returncode:
             return None
         function = getattr(ctypes.CDLL(str(library)), f"run_{dtype}")
     function.argtypes, function.restype = [ctypes.c_int64], ctypes.c_int64
-    loop: Callable[[int], int] = function
-    least = _TILE_MACS.get(dtype, 1) if f"amx_{dtype}" in read_machine().flags else 1
-    return loop if loop(1) >= least else None
+    loop: Loop = function
+    return loop
 
 
-def _time_loop(loop: Callable[[int], int], threads: int) -> float:
-    steps = 10_000
+def _least_macs(dtype: Dtype) -> int:
+    """Return what one round does at least: where the CPU multiplies tiles, a loop without them is not the peak."""
+    return _TILE_MACS.get(dtype, 1) if f"amx_{dtype}" in read_machine().flags else 1
+
+
+def _time_loop(loop: Loop, threads: int) -> float:
+    """Return the most multiply-accumulates a second of a few runs on `threads` threads."""
+    rounds = 10_000
     while True:
         begin = time.perf_counter()
-        macs_per_operation = loop(steps)
+        loop(rounds)
         elapsed = time.perf_counter() - begin
         if elapsed > _SECONDS / 4:
             break
-        steps *= 4
-    steps = int(steps * _SECONDS / elapsed)
+        rounds *= 4
+    rounds = int(rounds * _SECONDS / elapsed)
     best = 0.0
     with ThreadPoolExecutor(threads) as pool:
-        for _ in range(_ROUNDS):
+        for _ in range(_RUNS):
             begin = time.perf_counter()
-            list(pool.map(loop, [steps] * threads))
-            best = max(best, threads * 8 * steps * macs_per_operation / (time.perf_counter() - begin))
+            macs = sum(pool.map(loop, [rounds] * threads))
+            best = max(best, macs / (time.perf_counter() - begin))
     return best
 
 
 def _time_gemm(size: int = 1536) -> float:
     a = np.ones((size, size), np.float32)
     best = 0.0
-    for _ in range(_ROUNDS):
+    for _ in range(_RUNS):
         begin = time.perf_counter()
         np.matmul(a, a)
         best = max(best, size**3 / (time.perf_counter() - begin))

@@ -1,4 +1,4 @@
-"""Speed of several artifacts against the batch: at each batch all of them in turns."""
+"""Speed of several artifacts against the batch: at each batch all of them interleaved."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from nestforge.artifact.artifact import Artifact
-from nestforge.engines.base import Dtype
-from nestforge.measure.benchmark import Latency, Run, run_interleaved
+from nestforge.engines.base import Dtype, Parallelism
+from nestforge.measure.interleave import Latency, Run, run_interleaved
 from nestforge.measure.peak import Peak, measure_peak
 from nestforge.measure.statistics import compute_ratio_interval
 from nestforge.progress import Progress, no_progress
@@ -68,7 +68,9 @@ def measure_scaling(
     for batch in sorted({batch for row in wanted for batch in row}):
         chosen = [place for place, row in enumerate(wanted) if batch in row]
         with progress(f"opening for batch {batch}", None):
-            runs = {place: Run(artifacts[place].open_session(batch=batch, threads=threads)) for place in chosen}
+            runs = {
+                place: Run(artifacts[place].open_session(Parallelism(batch=batch, threads=threads))) for place in chosen
+            }
         run_interleaved(list(runs.values()), seconds=seconds, description=f"measuring batch {batch}", progress=progress)
         for place, run in runs.items():
             found[place].append(_summarize(run, runs.get(reference)))

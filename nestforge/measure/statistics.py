@@ -1,4 +1,4 @@
-"""Intervals and tests for counts of correct answers."""
+"""Intervals and tests for counts of correct predictions."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from scipy import stats
 
 @dataclass(frozen=True, kw_only=True)
 class Rate:
-    """A count of correct answers as a rate with its Wilson 95% interval, all fractions of 1."""
+    """A count of correct predictions as a rate with its Wilson 95% interval, all fractions of 1."""
 
     correct: int
     rate: float

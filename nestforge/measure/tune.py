@@ -9,12 +9,13 @@ from pathlib import Path
 import numpy as np
 
 from nestforge.artifact.artifact import Artifact, open_artifact, update_manifest
-from nestforge.artifact.manifest import TunedArrangement, TuningRecord
+from nestforge.artifact.manifest import TunedParallelism, TuningRecord
+from nestforge.checks import check_range
 from nestforge.engines import get_engine
+from nestforge.engines.base import Parallelism
 from nestforge.engines.machine import count_available_cores, read_machine
-from nestforge.errors import ConfigError
 from nestforge.files import StrPath
-from nestforge.measure.benchmark import Run, run_interleaved
+from nestforge.measure.interleave import Run, run_interleaved
 from nestforge.progress import Progress, no_progress
 
 BATCHES = (1, 2, 4, 8, 16)
@@ -23,45 +24,51 @@ ROUNDS = 5
 
 @dataclass(frozen=True, kw_only=True)
 class Tuning:
-    """What `tune` found, and every arrangement it measured, in the order of measuring."""
+    """What `tune` found, and every parallelism it measured, in the order of measuring."""
 
     artifact: Path
     cores: int
     budget_seconds: float
-    latency: TunedArrangement
-    throughput: TunedArrangement
-    measured: tuple[TunedArrangement, ...]
+    latency: TunedParallelism
+    throughput: TunedParallelism
+    measured: tuple[TunedParallelism, ...]
 
 
 def tune(artifact: StrPath, *, budget_seconds: float = 60.0, progress: Progress = no_progress) -> Tuning:
-    """Measure arrangements for about `budget_seconds` and write the best two into the artifact's manifest.
+    """Measure candidates for about `budget_seconds` and write the best two into the artifact's manifest.
 
     Latency: one image, one stream, as many threads as are fastest. Throughput: all cores; first the number of streams,
-    then the batch. Of arrangements within one percent of the best, the one that answers sooner is taken.
+    then the batch. Of the candidates within one percent of the best, the one with the lowest latency is taken.
 
     Raises:
         ConfigError: a budget outside 5 seconds to a day.
         ArtifactError: as `open_artifact`, or the manifest cannot be written.
     """
-    if not 5 <= budget_seconds <= 86_400:
-        raise ConfigError(f"budget of {budget_seconds:g} s is outside 5 to 86400")
+    check_range("budget", budget_seconds, 5, 86_400, unit="seconds")
     opened = open_artifact(artifact)
     cores = count_available_cores()
     one = opened.choose_batch(1)
     steps = [2**power for power in range(cores.bit_length()) if 2**power <= cores]
     counts = sorted({*steps, cores})
     share = budget_seconds / 3
-    measured: list[TunedArrangement] = []
+    measured: list[TunedParallelism] = []
 
-    def race(candidates: Sequence[tuple[int, int, int]], title: str) -> list[TunedArrangement]:
-        found = _race(opened, candidates, share, title, progress)
+    def compare(candidates: Sequence[Parallelism], title: str) -> list[TunedParallelism]:
+        found = _compare(opened, candidates, share, title, progress)
         measured.extend(found)
         return found
 
-    latency = min(race([(one, 1, threads) for threads in counts], "tuning threads"), key=lambda row: row.latency_ms)
-    streams = _choose(race([(one, count, cores) for count in counts], "tuning streams")).streams
+    latency = min(
+        compare([Parallelism(batch=one, threads=threads) for threads in counts], "tuning threads"),
+        key=lambda row: row.latency_ms,
+    )
+    streams = _choose(
+        compare([Parallelism(batch=one, streams=count, threads=cores) for count in counts], "tuning streams")
+    ).parallelism.streams
     batches = [batch for batch in BATCHES if opened.choose_batch(batch) == batch] or [one]
-    throughput = _choose(race([(batch, streams, cores) for batch in batches], "tuning batch"))
+    throughput = _choose(
+        compare([Parallelism(batch=batch, streams=streams, threads=cores) for batch in batches], "tuning batch")
+    )
     record = TuningRecord(
         cpu=read_machine().cpu,
         cores=cores,
@@ -80,32 +87,27 @@ def tune(artifact: StrPath, *, budget_seconds: float = 60.0, progress: Progress 
     )
 
 
-def _race(
-    artifact: Artifact, candidates: Sequence[tuple[int, int, int]], seconds: float, title: str, progress: Progress
-) -> list[TunedArrangement]:
-    """Measure (batch, streams, threads) in turns, `seconds` in all."""
+def _compare(
+    artifact: Artifact, candidates: Sequence[Parallelism], seconds: float, title: str, progress: Progress
+) -> list[TunedParallelism]:
+    """Measure the candidates interleaved, `seconds` in all."""
     with progress("opening", None):
-        runs = [
-            Run(artifact.open_session(batch=batch, streams=streams, threads=threads))
-            for batch, streams, threads in candidates
-        ]
+        runs = [Run(artifact.open_session(candidate)) for candidate in candidates]
     each = seconds / len(runs)
     part = each / (ROUNDS + 1)
     run_interleaved(
         runs, seconds=each - part, rounds=ROUNDS, warm_up_seconds=part, description=title, progress=progress
     )
     return [
-        TunedArrangement(
-            batch=batch,
-            streams=streams,
-            threads=threads,
+        TunedParallelism(
+            parallelism=candidate,
             throughput_ips=float(np.median(run.throughputs)),
             latency_ms=float(np.median(run.latencies_ms)),
         )
-        for (batch, streams, threads), run in zip(candidates, runs, strict=True)
+        for candidate, run in zip(candidates, runs, strict=True)
     ]
 
 
-def _choose(rows: Sequence[TunedArrangement]) -> TunedArrangement:
+def _choose(rows: Sequence[TunedParallelism]) -> TunedParallelism:
     best = max(row.throughput_ips for row in rows)
     return min((row for row in rows if row.throughput_ips >= 0.99 * best), key=lambda row: row.latency_ms)

@@ -1,4 +1,4 @@
-"""The list of variants with every column that can be computed, computed."""
+"""The list of variants, with all columns that can be computed from the table."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from nestforge.networks.zoo import VARIANTS
 class ModelRow:
     """One variant as `models` lists it.
 
-    `macs` follow the convention of published tables (thop 0.1.1: batch norm and average pools counted);
-    `kernel_macs` are those of convolutions and linear layers alone. `vendor_gflops` is the seed document's
-    "flops(G)", MACs x 2 / 0.9e9. `top1` is published, in percent, by `top1_source`; None where nobody has.
+    `macs` follow the convention of published tables (thop 0.1.1: batch norm and average pools are counted).
+    `kernel_macs` are those of convolutions and linear layers alone. `vendor_gflops` is "flops(G)" of the vendor
+    guide, MACs x 2 / 0.9e9. `top1` is the top-1 in percent that `top1_source` published, or None.
     """
 
     name: str

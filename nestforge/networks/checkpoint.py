@@ -1,57 +1,106 @@
-"""Checkpoints in, state dicts out: local files of every usual wrapping, and the authors' downloads by hash."""
+"""Read checkpoints as state dicts: local files in every usual wrapping, and the authors' files, checked by hash."""
 
 from __future__ import annotations
 
 import atexit
 import functools
 import os
-import pickle
 import shutil
 import tempfile
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from nestforge.errors import ModelError
 from nestforge.files import cache_folder, hash_file, warn_of_no_cache
 from nestforge.networks.layers import Weights, expected_shapes
-from nestforge.networks.zoo import Variant
+from nestforge.networks.state_dict import find_state
+from nestforge.networks.tensor_file import MAX_CHECKPOINT_BYTES, read_tensor_file, to_float32
+from nestforge.networks.zoo import VARIANTS, Variant
 from nestforge.progress import Progress, no_progress
 
-MAX_CHECKPOINT_BYTES = 4 << 30
-_WRAPPERS = ("state_dict", "model", "model_state_dict", "state_dict_ema")
+_CLASSIFIER = ("fc.weight", "fc.bias")
 _CHUNK_BYTES = 1 << 20
 
 
-def read_checkpoint(path: Path, variant: Variant) -> Weights:
-    """Read a local checkpoint of `variant` as a complete float32 state dict without ``num_batches_tracked``.
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """A complete float32 state dict without ``num_batches_tracked``, and where in the file it was.
 
-    Accepts ``.safetensors``, and torch files by the authors or by timm, bare or wrapped (``state_dict``, ``model``,
-    ``module.`` prefixes). The number of classes is that of the file. Torch files are read with ``weights_only``.
+    `place` is empty for a bare state dict. `notes` name what else the file holds, such as plain weights beside averaged
+    (EMA) ones.
+    """
+
+    weights: Weights
+    place: str
+    notes: tuple[str, ...]
+
+
+def read_checkpoint(path: Path, variant: Variant) -> Weights:
+    """Return only the weights that `find_weights` finds.
 
     Raises:
-        ModelError: missing, truncated, not a checkpoint, code in the pickle, or another network's.
+        ModelError: as `find_weights`.
     """
-    if not path.is_file():
-        raise ModelError(f"no checkpoint {path}; give a .pth or .safetensors file with --weights")
-    if path.stat().st_size > MAX_CHECKPOINT_BYTES:
-        raise ModelError(f"{path} is over {MAX_CHECKPOINT_BYTES >> 30} GiB; that is no ResNeSt checkpoint")
-    tensors = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
-    return _check_weights(_unwrap(tensors), variant, path)
+    return find_weights(path, variant).weights
+
+
+def find_weights(path: Path, variant: Variant) -> Checkpoint:
+    """Read a local checkpoint of `variant`.
+
+    Accepts ``.safetensors`` and torch files, by the authors, by timm or by trainers such as Lightning: in any mapping,
+    under any prefix, in any floating-point type (`find_state` says what is used). The number of classes is that of
+    the file. Torch files are read with ``weights_only``.
+
+    Raises:
+        ModelError: the file is missing, truncated, not a checkpoint, of another network, or its pickle holds code.
+    """
+    data = read_tensor_file(path)
+    try:
+        found = find_state(data, expected_shapes(variant), classifier=_CLASSIFIER)
+        shapes = expected_shapes(variant, num_classes=_count_classes(found.tensors))
+        wrong = next((name for name, tensor in found.tensors.items() if tuple(tensor.shape) != shapes[name]), None)
+        if wrong is not None:
+            raise ModelError(f"has {wrong!r} of shape {tuple(found.tensors[wrong].shape)}, not {shapes[wrong]}")
+    except ModelError as error:
+        raise ModelError(f"{path} is not a {variant.name} checkpoint: it {error}{_suggest_variant(data)}") from error
+    names = [name for name in shapes if not name.endswith("num_batches_tracked")]
+    weights = {name: to_float32(found.tensors[name], f"{path}: {name!r}") for name in names}
+    return Checkpoint(weights=weights, place=found.place, notes=found.notes)
+
+
+def _count_classes(tensors: Mapping[str, Any]) -> int:
+    shape = tuple(tensors["fc.weight"].shape)
+    if len(shape) != 2:
+        raise ModelError(f"has a classifier 'fc.weight' of shape {shape}, not (classes, channels)")
+    return int(shape[0])
+
+
+def _suggest_variant(data: object) -> str:
+    """Return ``"; it fits NAME"`` for the variants whose tensors a file holds, or ``""``."""
+    names = []
+    for variant in VARIANTS.values():
+        try:
+            tensors = find_state(data, expected_shapes(variant), classifier=_CLASSIFIER).tensors
+            shapes = expected_shapes(variant, num_classes=_count_classes(tensors))
+        except ModelError:
+            continue
+        if all(tuple(tensor.shape) == shapes[name] for name, tensor in tensors.items()):
+            names.append(variant.name)
+    return f"; it fits {' or '.join(names)}" if names else ""
 
 
 def fetch_checkpoint(variant: Variant, *, progress: Progress = no_progress) -> Path:
-    """Return the authors' checkpoint from the cache, downloading it first where it is missing.
+    """Return the path of the authors' checkpoint in the cache; download it first if it is missing.
 
     The cache is ``$NESTFORGE_CACHE`` or ``~/.cache/nestforge``; where it cannot be written, the checkpoint lies in a
     temporary folder until this process ends. The file's sha256 must begin with the published prefix.
 
     Raises:
-        ModelError: no official weights, closed network, or a hash that does not match.
+        ModelError: no official weights, no network access, or a hash that does not match.
     """
     url = variant.weights_url
     if url is None:
@@ -102,7 +151,7 @@ def _download(url: str, path: Path, progress: Progress) -> None:
                     if file.tell() > MAX_CHECKPOINT_BYTES:
                         raise ModelError(f"{url} is larger than any ResNeSt checkpoint; give --weights FILE")
         if size and partial.stat().st_size != size:
-            raise ModelError(f"the download of {url} broke off; try again")
+            raise ModelError(f"the download of {url} was interrupted; try again")
         partial.replace(path)
     except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
         reason = getattr(error, "reason", error)
@@ -113,69 +162,3 @@ def _download(url: str, path: Path, progress: Progress) -> None:
         raise ModelError(f"cannot write {partial}: {error.strerror or error}") from error
     finally:
         partial.unlink(missing_ok=True)
-
-
-def _read_safetensors(path: Path) -> dict[str, Any]:
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
-
-    try:
-        return dict(load_file(path))
-    except (SafetensorError, OSError, ValueError, KeyError, AttributeError) as error:
-        raise ModelError(f"{path} is not a readable safetensors file ({error}); fetch it again") from error
-
-
-def _read_torch(path: Path) -> object:
-    try:
-        import torch
-    except ImportError as error:
-        raise ModelError(
-            f"reading {path.name} needs torch: run \"pip install 'nestforge[torch]'\", or convert it to .safetensors"
-        ) from error
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise ModelError(
-            f"{path} holds more than tensors (its pickle would run code) or is damaged; it was not loaded: "
-            "save the bare state dict again"
-        ) from error
-    except Exception as error:  # torch raises RuntimeError, EOFError, KeyError ... by where the damage lies
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ModelError(f"{path} is not a readable torch checkpoint ({reason}); fetch it again") from error
-
-
-def _unwrap(data: object) -> Mapping[str, Any]:
-    while isinstance(data, Mapping):
-        inner = next((data[key] for key in _WRAPPERS if isinstance(data.get(key), Mapping)), None)
-        if inner is None:
-            return {str(name).removeprefix("module."): value for name, value in data.items()}
-        data = inner
-    return {}
-
-
-def _check_weights(tensors: Mapping[str, Any], variant: Variant, path: Path) -> Weights:
-    if "fc.weight" not in tensors or len(getattr(tensors["fc.weight"], "shape", ())) != 2:
-        raise ModelError(f"{path} is no {variant.name}: it has no classifier 'fc.weight'")
-    expected = expected_shapes(variant, num_classes=int(tensors["fc.weight"].shape[0]))
-    weights: Weights = {}
-    for name, shape in expected.items():
-        if name.endswith("num_batches_tracked"):
-            continue
-        if name not in tensors:
-            raise ModelError(f"{path} is no {variant.name}: it lacks {name!r} (is it another variant?)")
-        found = tuple(getattr(tensors[name], "shape", ()))
-        if found != shape:
-            raise ModelError(f"{path} is no {variant.name}: {name!r} has shape {found}, not {shape}")
-        weights[name] = _to_float32(tensors[name])
-        if not np.isfinite(weights[name]).all():
-            raise ModelError(f"{path}: {name!r} has values that are not finite; the checkpoint is damaged")
-    extra = sorted(name for name in tensors if name not in expected)
-    if extra:
-        raise ModelError(f"{path} is no {variant.name}: it has {len(extra)} more tensors, such as {extra[0]!r}")
-    return weights
-
-
-def _to_float32(tensor: Any) -> np.ndarray[Any, np.dtype[np.float32]]:
-    if not isinstance(tensor, np.ndarray):
-        tensor = tensor.detach().float().numpy()
-    return np.ascontiguousarray(tensor, np.float32)

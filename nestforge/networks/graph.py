@@ -1,7 +1,7 @@
-"""ResNeSt as an ONNX graph, straight from a state dict and without torch.
+"""ResNeSt as an ONNX graph, made directly from a state dict, without torch.
 
-The graph has the nodes of the authors' network, dynamic batch, height and width, and initializers that carry the
-names of the state dict. It is written a second time, independently of `resnest`, so that each proves the other:
+The graph has the nodes of the authors' network and a dynamic batch, height and width. Its initializers have the names
+of the state dict. The network is written here independently of `resnest`, so that each checks the other:
 `nestforge.export` runs both and compares.
 """
 

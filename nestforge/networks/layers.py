@@ -1,6 +1,6 @@
 """Every layer of a variant with its sizes: the expected state dict, parameter and MAC counts, seeded weights.
 
-Nothing here needs torch: it follows from the table in `zoo` by arithmetic.
+Everything is computed from the table in `zoo`, without torch.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Weights = dict[str, npt.NDArray[np.float32]]
 
 @dataclass(frozen=True, kw_only=True)
 class Layer:
-    """One layer; `elements` are the values it puts out for one image."""
+    """One layer; `elements` is the number of values in its output for one image."""
 
     name: str
     kind: Literal["conv", "norm", "linear", "average_pool"]
@@ -109,32 +109,34 @@ def count_parameters(variant: Variant, *, num_classes: int | None = None) -> int
     return sum(math.prod(shape) for name, shape in shapes.items() if name.endswith((".weight", ".bias")))
 
 
-def count_kernel_macs(variant: Variant, *, image_size: int | None = None) -> int:
+def count_kernel_macs(variant: Variant, *, image_size: int | None = None, num_classes: int | None = None) -> int:
     """Return the multiply-accumulates that convolution and linear kernels execute for one image."""
-    return sum(layer.kernel_macs for layer in list_layers(variant, image_size=image_size))
+    layers = list_layers(variant, image_size=image_size, num_classes=num_classes)
+    return sum(layer.kernel_macs for layer in layers)
 
 
-def count_macs(variant: Variant, *, image_size: int | None = None) -> int:
+def count_macs(variant: Variant, *, image_size: int | None = None, num_classes: int | None = None) -> int:
     """Return the MACs for one image as thop 0.1.1 counts them, the convention of published tables.
 
-    To the kernels' MACs it adds four for each value of a batch norm and one for each of an average pool.
+    It adds to the kernels' MACs four for each output value of a batch norm and one for each of an average pool.
     """
     weight = {"norm": 4, "average_pool": 1}
-    layers = list_layers(variant, image_size=image_size)
+    layers = list_layers(variant, image_size=image_size, num_classes=num_classes)
     return sum(layer.kernel_macs + weight.get(layer.kind, 0) * layer.elements for layer in layers)
 
 
 def convert_macs_to_vendor_gflops(macs: int) -> float:
-    """Return the seed document's "flops(G)": MACs x 2 / 0.9e9 (its divisor is 0.9, not 1.0)."""
+    """Return "flops(G)" of the vendor guide: MACs x 2 / 0.9e9 (the divisor is 0.9, not 1.0)."""
     return macs * 2 / 0.9e9
 
 
 def make_seeded_weights(variant: Variant, seed: int, *, num_classes: int | None = None) -> Weights:
     """Return a reproducible random state dict with plausible batch-norm statistics.
 
-    Convolutions are drawn after He et al. (arXiv:1502.01852): their output has twice the second moment of their
-    input. The variances that batch norms are told are near that, so that activations keep their size at any depth,
-    as they do in a trained network; the last batch norm of a block is small, so that the sum over blocks grows slowly.
+    Convolution weights are drawn as in He et al. (arXiv:1502.01852), so the output of a convolution has twice the
+    second moment of its input. The running variances of batch norms are close to that, so activations keep their size
+    at any depth, as in a trained network. The last batch norm of a block has a small gain, so the sum over blocks grows
+    slowly.
     """
     rng = np.random.default_rng(seed)
     variances = _estimate_variances(variant)
@@ -155,13 +157,13 @@ def make_seeded_weights(variant: Variant, seed: int, *, num_classes: int | None 
     return weights
 
 
-_LAST_GAIN = 0.3  # of a block's last batch norm
+_LAST_GAIN = 0.3  # mean weight of the last batch norm of a block
 
 
 def _estimate_variances(variant: Variant) -> dict[str, float]:
-    """Return batch norm -> variance of its input where that is far from 1: those that read the sum over blocks."""
+    """Return batch norm -> variance of its input, for those where it is far from 1: they read the sum over blocks."""
     variances = {"conv1.1": 2.0}  # images are normalised to a second moment of 1
-    moment = 1.0  # of the block's input; about this after the stem's ReLU and max pool
+    moment = 1.0  # second moment of the block's input; about 1 after the stem's ReLU and max pool
     for block in list_blocks(variant):
         variances[f"{block.name}.bn1"] = variances[f"{block.name}.downsample.2"] = 2 * moment
         moment = (1 + _LAST_GAIN**2) / 2 if block.downsample else moment + _LAST_GAIN**2 / 2

@@ -1,4 +1,4 @@
-"""ResNeSt as a torch module: the reference that every exported graph is compared with.
+"""ResNeSt as a torch module: the reference for every exported graph.
 
 Zhang et al., "ResNeSt: Split-Attention Networks", arXiv:2004.08955. Parameter names are those of the authors'
 checkpoints (timm uses the same). Letters: B batch, C channels, H, W, R radix, K cardinality.
@@ -41,7 +41,7 @@ class SplitAttention(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """1x1, split attention, 1x1, and a shortcut; the avd pool takes over the stride of the 3x3."""
+    """1x1, split attention, 1x1, and a shortcut; an average pool (avd) does the striding instead of the 3x3."""
 
     def __init__(self, block: Block, variant: Variant) -> None:
         super().__init__()

@@ -1,8 +1,8 @@
-"""The variants of ResNeSt: one table, and what follows from a row by arithmetic.
+"""The variants of ResNeSt: one table, and what can be computed from a row.
 
 Structure: Zhang et al., "ResNeSt: Split-Attention Networks", arXiv:2004.08955, and the authors' published
-code and checkpoints. Weights: the release ``weights_step1`` of the authors' repository; the eight hex digits
-in a file name are the first of its sha256.
+code and checkpoints. Weights: the release ``weights_step1`` of the authors' repository. The eight hex digits in a
+file name are the first of its sha256.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _FAST = "authors' published result (torch), 224, centre crop S/(S+32), bicubic"
 
 @dataclass(frozen=True, kw_only=True)
 class Variant:
-    """One row of the table: everything that fixes a ResNeSt's structure and where its weights come from."""
+    """One row of the table: the structure of a ResNeSt, and where its weights come from."""
 
     name: str
     depths: tuple[int, int, int, int]
@@ -39,7 +39,7 @@ class Variant:
 
     @property
     def weights_url(self) -> str | None:
-        """Address of the official checkpoint, or None where there is none."""
+        """Address of the official checkpoint, or None if there is none."""
         if self.sha256_prefix is None:
             return None
         return WEIGHTS_URL.format(name=self.name, sha256_prefix=self.sha256_prefix)
@@ -54,8 +54,8 @@ class Block:
     group_width: int  # channels inside the block, cardinality included
     attention_width: int  # channels between fc1 and fc2
     out_channels: int
-    stride: int  # of the shortcut, and of the avd pool where there is one
-    avd: bool  # a 3x3 average pool takes over the stride
+    stride: int  # of the shortcut, and of the avd pool if there is one
+    avd: bool  # a 3x3 average pool does the striding (the authors' "avd")
     downsample: bool  # the shortcut has a convolution
 
 

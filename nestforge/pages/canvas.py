@@ -1,4 +1,4 @@
-"""What all plots share: scales, grids, legends, colours, and the frame around them."""
+"""Shared parts of all plots: scales, grids, legends, colours, and the frame."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 import re
 from collections.abc import Sequence
 
-# one hue a series, light and dark; a label, a shape or a tooltip tells series apart as well
+# one hue per series, for light and dark mode; labels, shapes and tooltips also distinguish series
 COLOURS = (
     ("#2b67ab", "#7fb2ea"),
     ("#b5511a", "#ee9f6d"),
@@ -21,7 +21,7 @@ _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 
 
 def shorten(text: str, letters: float) -> str:
-    """Cut the middle out of a text longer than so many letters; names of layers and folders differ at their ends."""
+    """Cut the middle out of a text longer than `letters`, because names of layers and folders differ at their ends."""
     room = max(int(letters), 5)
     if len(text) <= room:
         return text
@@ -30,7 +30,7 @@ def shorten(text: str, letters: float) -> str:
 
 
 def format_number(value: float, decimals: int, *, signed: bool = False) -> str:
-    """Write a number with a true minus sign and thousands apart; zero has no sign."""
+    """Write a number with a true minus sign and separated thousands; zero has no sign."""
     text = f"{abs(value):,.{decimals}f}"
     if not text.strip("0.,"):
         return text
@@ -48,7 +48,7 @@ class Scale:
 
     @classmethod
     def over(cls, values: Sequence[float], start: float, end: float, *, nice: bool = True) -> Scale:
-        """Span the values; with `nice`, from tick to tick."""
+        """Return a scale over the values; with `nice`, it begins and ends at a tick."""
         low, high = min(values, default=0.0), max(values, default=1.0)
         if high <= low:
             low, high = (0.0, high) if low > 0 else (low, low + 1.0)
@@ -63,7 +63,7 @@ class Scale:
         return self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start)
 
     def format(self, value: float, *, extra: int = 0) -> str:
-        """Write a number with the decimals of the ticks, and `extra` ones."""
+        """Write a number with `extra` more decimals than the ticks have."""
         return format_number(value, self.decimals + extra)
 
 
@@ -95,7 +95,7 @@ def draw_axis_name(name: str, x: float, y: float) -> str:
 
 
 def draw_point(index: int, x: float, y: float) -> str:
-    """Draw a mark whose shape tells the series too: circle, square, diamond, triangle."""
+    """Draw a mark whose shape also shows the series: circle, square, diamond or triangle."""
     shapes = (
         f'<circle class="nf-fill" cx="{x:.1f}" cy="{y:.1f}" r="4"/>',
         f'<path class="nf-fill" d="M{x - 3.7:.1f} {y - 3.7:.1f}h7.4v7.4h-7.4z"/>',
@@ -106,7 +106,7 @@ def draw_point(index: int, x: float, y: float) -> str:
 
 
 def place_legend(names: Sequence[str], width: float) -> list[tuple[float, int, str]]:
-    """Return x, row and the shortened name of each entry; rows are filled from the left."""
+    """Return x, row and shortened name of each entry; rows are filled from the left."""
     placed = []
     x, row = 14.0, 0
     for name in names:

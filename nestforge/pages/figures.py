@@ -1,4 +1,4 @@
-"""The figures of the report: each a plot, what it says in words, and the commands that reproduce it."""
+"""The figures of the report: each is a plot, a caption, and the commands that reproduce it."""
 
 from __future__ import annotations
 
@@ -28,21 +28,21 @@ def draw_accuracy(
     evaluations: Sequence[Evaluation], names: Sequence[str], reference: int, options: Sequence[str]
 ) -> list[Figure]:
     """Draw top-1 with Wilson's intervals, and each artifact's paired difference against the reference."""
-    others = [place for place in range(len(names)) if place != reference]
+    others = [index for index in range(len(names)) if index != reference]
     versus = evaluations[reference].artifact
-    commands = tuple(write_evaluate(evaluations[place], versus, options) for place in others)
+    commands = tuple(write_evaluate(evaluations[index], versus, options) for index in others)
     rates = [
-        Interval(label=name, value=100 * rate.rate, low=100 * rate.low, high=100 * rate.high, colour=place)
-        for place, (name, rate) in enumerate(zip(names, (result.top1 for result in evaluations), strict=True))
+        Interval(label=name, value=100 * rate.rate, low=100 * rate.low, high=100 * rate.high, colour=index)
+        for index, (name, rate) in enumerate(zip(names, (result.top1 for result in evaluations), strict=True))
     ]
     figures = [
         Figure(
             anchor="figure-top1",
             svg=draw_intervals("Top-1 accuracy", rates, axis="top-1 (%)"),
-            caption=f"Share of {evaluations[0].images:,} images whose class is the first answer, with Wilson's 95% "
+            caption=f"Share of {evaluations[0].images:,} images whose true class is predicted first, with Wilson's 95% "
             "interval."
             + (
-                " The images are the same, so the paired difference decides, not whether these overlap."
+                " All artifacts saw the same images: compare them by the paired difference, not by these intervals."
                 if others
                 else ""
             ),
@@ -50,9 +50,9 @@ def draw_accuracy(
         )
     ]
     differences = [
-        Interval(label=names[place], value=100 * vs.difference, low=100 * vs.low, high=100 * vs.high, colour=place)
-        for place in others
-        if (vs := evaluations[place].vs)
+        Interval(label=names[index], value=100 * vs.difference, low=100 * vs.low, high=100 * vs.high, colour=index)
+        for index in others
+        if (vs := evaluations[index].vs)
     ]
     if differences:
         figures.append(
@@ -62,31 +62,31 @@ def draw_accuracy(
                     f"Top-1 minus that of {names[reference]}", differences, axis="difference (pp)", reference=0.0
                 ),
                 caption=f"Paired difference in top-1 against {names[reference]} on the same images, with Agresti and "
-                "Min's 95% interval. One that holds zero has shown no difference.",
+                "Min's 95% interval. An interval that contains zero shows no difference.",
                 commands=commands,
             )
         )
     return figures
 
 
-def draw_sensitivity(found: Sensitivity, place: int, colour: int) -> list[Figure]:
-    """Draw the noise each layer makes alone, and the gain of sparing it; the largest first."""
+def draw_sensitivity(found: Sensitivity, index: int, colour: int) -> list[Figure]:
+    """Draw the noise of each layer quantized alone, and the gain of keeping it in float; the largest first."""
     commands = (shlex.join(["nestforge", "sensitivity", found.artifact_or_config, "--images", str(found.images)]),)
     shown = min(LAYERS, len(found.layers))
     total = f"of {len(found.layers)} layers, on {found.images:,} calibration images."
     total += "" if found.complete else " The run was interrupted: layers are missing."
     return [
         Figure(
-            anchor=f"figure-noise-{place}",
+            anchor=f"figure-noise-{index}",
             svg=draw_noise(found, count=LAYERS, colour=colour),
             caption=f"What quantizing one layer alone does to the logits: the {shown} noisiest {total}",
             commands=commands,
         ),
         Figure(
-            anchor=f"figure-gain-{place}",
+            anchor=f"figure-gain-{index}",
             svg=draw_gain(found, count=LAYERS, colour=colour),
-            caption=f"How much closer the logits come to float32 when one layer alone is spared: the {shown} with the "
-            f"largest gain {total}",
+            caption=f"How much closer the logits come to float32 when one layer alone stays in float: the {shown} with "
+            f"the largest gain {total}",
             commands=commands,
         ),
     ]
@@ -111,32 +111,32 @@ def draw_speed(speeds: Sequence[Speed], names: Sequence[str], reference: int) ->
             svg=draw_histogram(
                 f"Latency at batch {firsts[0].batch}" if same else "Latency", samples, axis="latency (ms)"
             ),
-            caption=f"Time from handing over a batch to its logits, on {speeds[0].threads} threads; requests: "
-            f"{requests}. Dashed: the median. Of a long tail only the beginning is drawn; the table below has p99.",
+            caption=f"Time from passing in a batch to its logits, on {speeds[0].threads} threads ({requests}). "
+            "The dashed line is the median. Only the beginning of a long tail is drawn; the table below has p99.",
             commands=_write_benches([replace(speed, batches=speed.batches[:1]) for speed in speeds], reference),
         ),
         Figure(
             anchor="figure-throughput",
             svg=draw_lines("Throughput against batch", lines, x_axis="batch", y_axis="images/s", doubling=True),
-            caption="Images a second: the median over rounds, with its 95% interval.",
+            caption="Images per second: the median over rounds, with its 95% interval.",
             commands=_write_benches(speeds, reference),
         ),
     ]
     ratios = [
         Interval(
-            label=f"{name}, batch {row.batch}", value=row.ratio, low=row.ratio_low, high=row.ratio_high, colour=place
+            label=f"{name}, batch {row.batch}", value=row.ratio, low=row.ratio_low, high=row.ratio_high, colour=index
         )
-        for place, (name, speed) in enumerate(zip(names, speeds, strict=True))
+        for index, (name, speed) in enumerate(zip(names, speeds, strict=True))
         for row in speed.batches
-        if place != reference and row.ratio is not None and row.ratio_low is not None and row.ratio_high is not None
+        if index != reference and row.ratio is not None and row.ratio_low is not None and row.ratio_high is not None
     ]
     if ratios:
         figures.append(
             Figure(
                 anchor="figure-ratio",
                 svg=draw_intervals(f"Throughput over that of {names[reference]}", ratios, axis="ratio", reference=1.0),
-                caption="The median of the ratios of rounds that took turns, with its 95% interval: what "
-                "disturbs both alike cancels.",
+                caption="The median ratio over interleaved rounds, with its 95% interval. Disturbances that affect "
+                "both artifacts alike cancel.",
                 commands=_write_benches(speeds, reference),
             )
         )
@@ -144,10 +144,10 @@ def draw_speed(speeds: Sequence[Speed], names: Sequence[str], reference: int) ->
         Bar(
             label=f"{name}, batch {row.batch}",
             value=100 * row.peak_share,
-            colour=place,
+            colour=index,
             note=f"{row.throughput_ips:.1f} images/s of at most {row.throughput_ips / row.peak_share:.0f}",
         )
-        for place, (name, speed) in enumerate(zip(names, speeds, strict=True))
+        for index, (name, speed) in enumerate(zip(names, speeds, strict=True))
         for row in speed.batches
         if row.peak_share
     ]
@@ -157,8 +157,8 @@ def draw_speed(speeds: Sequence[Speed], names: Sequence[str], reference: int) ->
             Figure(
                 anchor="figure-peak",
                 svg=draw_bars("Share of the machine's peak", shares, axis="share of peak (%)"),
-                caption="Multiply-accumulates of convolutions and matrix products a second, as a share of the most "
-                f"this machine reached for the dtype in the same minutes ({', '.join(methods)}).",
+                caption="Multiply-accumulates per second of convolutions and matrix products, as a share of the peak "
+                f"that this machine reached for the dtype in the same minutes ({', '.join(methods)}).",
                 commands=_write_benches(speeds, reference),
             )
         )
@@ -166,25 +166,25 @@ def draw_speed(speeds: Sequence[Speed], names: Sequence[str], reference: int) ->
 
 
 def write_evaluate(result: Evaluation, vs: Path | None, options: Sequence[str]) -> str:
-    """Write the command that gives an evaluation."""
+    """Return the command that reproduces an evaluation."""
     words = ["nestforge", "evaluate", str(result.artifact), str(result.dataset)]
     return shlex.join([*words, *(["--vs", str(vs)] if vs is not None else []), *options])
 
 
 def _write_benches(speeds: Sequence[Speed], reference: int) -> tuple[str, ...]:
-    """Write a command, or a shell loop over batches, for each artifact; ``--vs`` measures the reference too."""
+    """Return a command, or a shell loop over batches, for each artifact; ``--vs`` measures the reference too."""
     commands = []
-    theirs = [row.batch for row in speeds[reference].batches]
-    alone = set(theirs)
-    for place, speed in enumerate(speeds):
-        if place == reference:
+    reference_batches = [row.batch for row in speeds[reference].batches]
+    alone = set(reference_batches)
+    for index, speed in enumerate(speeds):
+        if index == reference:
             continue
-        ours = [row.batch for row in speed.batches]
-        shared = [batch for batch in ours if batch in theirs]
+        batches = [row.batch for row in speed.batches]
+        shared = [batch for batch in batches if batch in reference_batches]
         alone -= set(shared)
         commands += [
             _write_bench(speed, shared, speeds[reference].artifact),
-            _write_bench(speed, [batch for batch in ours if batch not in theirs], None),
+            _write_bench(speed, [batch for batch in batches if batch not in reference_batches], None),
         ]
     commands.append(_write_bench(speeds[reference], sorted(alone), None))
     return tuple(filter(None, commands))

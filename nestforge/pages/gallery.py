@@ -1,4 +1,4 @@
-"""Changed answers as cards: the image as the network saw it, and both answers."""
+"""Changed predictions as cards: the image as the network saw it, and both predictions."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import base64
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from PIL import Image
 
@@ -18,7 +19,7 @@ MAX_PNG_BYTES = 48 << 10
 
 @dataclass(frozen=True, kw_only=True)
 class Card:
-    """One changed answer; `uri` holds the pixels, `exact` without loss."""
+    """One changed prediction; `uri` holds the pixels, without loss if `exact` is True."""
 
     change: ChangedPrediction
     uri: str
@@ -28,14 +29,14 @@ class Card:
 
 
 def make_cards(changed: Sequence[ChangedPrediction], preprocess: Preprocess, count: int) -> list[Card]:
-    """Make cards of the first `count` images that can still be read."""
+    """Return cards for the first `count` images that can still be read."""
     cards: list[Card] = []
     for change in changed:
         if len(cards) == count:
             break
         try:
-            image_hwc = read_image(change.image, preprocess)
-        except DataError:  # removed since it was classified
+            image_hwc = read_image(Path(change.image), preprocess)
+        except DataError:  # the image was removed after it was classified
             continue
         uri, exact = encode_image(image_hwc)
         height, width = image_hwc.shape[:2]
@@ -44,7 +45,7 @@ def make_cards(changed: Sequence[ChangedPrediction], preprocess: Preprocess, cou
 
 
 def encode_image(image_hwc: ImageHWC) -> tuple[str, bool]:
-    """Return a data URI and whether it is lossless: PNG, or JPEG where that would be over 48 KiB."""
+    """Return a data URI and whether it is lossless: PNG, or JPEG if the PNG would be over 48 KiB."""
     image = Image.fromarray(image_hwc)
     data = io.BytesIO()
     image.save(data, "PNG", optimize=True)

@@ -1,4 +1,4 @@
-"""One page about one or more artifacts that needs nothing but itself: no network, no script, no other file."""
+"""A self-contained HTML page about one or more artifacts: no network access, no script, no other file."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 import nestforge
 from nestforge.accuracy.sensitivity import Sensitivity
 from nestforge.artifact.artifact import Artifact, open_artifact
+from nestforge.checks import check_range
+from nestforge.engines.base import MAX_PARALLELISM
 from nestforge.engines.machine import count_available_cores, read_machine
 from nestforge.errors import ConfigError, NestForgeError
 from nestforge.files import StrPath, atomic_write
@@ -27,7 +29,7 @@ from nestforge.pages.gallery import make_cards
 from nestforge.pages.sensitivity import read_sensitivity
 from nestforge.progress import Progress, no_progress
 from nestforge.tables.builds import list_manifest_rows
-from nestforge.tables.layout import make_pairs_table
+from nestforge.tables.layout import make_pairs_table, shorten_path
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -39,7 +41,7 @@ _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """A page, and what it shows; `reference` is what the others are compared with."""
+    """A page and what it shows; `reference` is the artifact that the others are compared with."""
 
     page: Path
     size_bytes: int
@@ -66,15 +68,15 @@ def report(
 ) -> Report:
     """Measure artifacts side by side and write one self-contained HTML page.
 
-    The first float32 artifact, or else the first, is the reference. With `dataset`, labelled, the page shows accuracy
-    and changed answers (`limit` and `allow_overlap` as in `evaluate`); with `bench`, speed at batches 1, 2, 4, ... up
-    to `max_batch`, for `seconds` each; `sensitivity` names what `nestforge sensitivity --json` wrote. An existing page
-    is replaced.
+    The reference is the first float32 artifact or, if there is none, the first one. With `dataset`, which must be
+    labelled, the page shows accuracy and changed predictions (`limit` and `allow_overlap` as in `evaluate`). With
+    `bench` it shows the speed at batches 1, 2, 4, ... up to `max_batch`, measured for `seconds` each. `sensitivity`
+    names files that `nestforge sensitivity --json` wrote. An existing page is replaced.
 
     Raises:
-        ConfigError: no artifact, one given twice, different labels, a setting out of range.
+        ConfigError: no artifact, an artifact given twice, different labels, or a setting out of range.
         ArtifactError: as `open_artifact`.
-        DataError: as `evaluate`, or a file that is no sensitivity report.
+        DataError: as `evaluate`, or a file that is not a sensitivity report.
         NestForgeError: the page cannot be written.
     """
     page = Path(output)
@@ -83,7 +85,7 @@ def report(
         raise ConfigError("limit chooses images of a dataset; give a dataset too")
     opened = [open_artifact(path) for path in artifacts]
     sensitivities = tuple(read_sensitivity(Path(path)) for path in sensitivity)
-    reference = next((place for place, one in enumerate(opened) if one.manifest.config.dtype == "fp32"), 0)
+    reference = next((index for index, one in enumerate(opened) if one.manifest.config.dtype == "fp32"), 0)
     evaluations: list[Evaluation] = []
     if dataset is not None:
         evaluations = evaluate_all(
@@ -119,7 +121,7 @@ def report(
 
 
 def show_report(result: Report, console: Console) -> None:
-    """Say where the page is, and what it rests on."""
+    """Print where the page is, and what it is based on."""
     evaluated = f"{result.evaluations[0].images:,} images" if result.evaluations else "not measured; give --dataset"
     batches = ", ".join(str(row.batch) for row in result.speeds[0].batches) if result.speeds else ""
     rows = [
@@ -136,7 +138,7 @@ def _check(page: Path, artifacts: Sequence[StrPath], *, seconds: float, max_batc
     if page.is_dir():
         raise NestForgeError(f"cannot write {page}: it is a folder; name a file")
     try:
-        tempfile.TemporaryFile(dir=page.parent).close()  # before minutes of measuring, not after
+        tempfile.TemporaryFile(dir=page.parent).close()  # fail before minutes of measuring, not after
     except OSError as error:
         reason = error.strerror or error
         raise NestForgeError(f"cannot write {page}: {reason}; name a file in a folder that is writable") from error
@@ -146,11 +148,10 @@ def _check(page: Path, artifacts: Sequence[StrPath], *, seconds: float, max_batc
     twice = next((path for path in folders if folders.count(path) > 1), None)
     if twice is not None:
         raise ConfigError(f"{twice} is given twice; name each artifact once")
-    if not 0.1 <= seconds <= 86_400:
-        raise ConfigError(f"seconds {seconds} is outside 0.1 to 86400")
+    check_range("seconds", seconds, 0.1, 86_400)
     for name, value in (("max-batch", max_batch), ("threads", threads)):
-        if value is not None and not 1 <= value <= 4096:
-            raise ConfigError(f"{name} {value} is outside 1 to 4096")
+        if value is not None:
+            check_range(name, value, 1, MAX_PARALLELISM)
 
 
 def render_page(
@@ -162,7 +163,7 @@ def render_page(
     *,
     options: Sequence[str] = (),
 ) -> str:
-    """Return the page as HTML; every text in it is escaped. `options` are those `evaluate` was given."""
+    """Return the page as HTML, with every text escaped. `options` are the command-line options of `evaluate`."""
     import jinja2
     from markupsafe import Markup
 
@@ -170,7 +171,7 @@ def render_page(
         return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", value) if type(value) is str else value
 
     names = name_artifacts([artifact.folder for artifact in artifacts])
-    others = [place for place in range(len(artifacts)) if place != reference]
+    others = [index for index in range(len(artifacts)) if index != reference]
     folders = [str(artifact.folder) for artifact in artifacts]
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
@@ -181,6 +182,7 @@ def render_page(
         finalize=clean,
     )
     environment.filters["svg"] = Markup
+    environment.filters["shorten"] = shorten_path
     share = max(GALLERY // max(len(others), 1), 1)
     return environment.get_template("report.html.j2").render(
         version=nestforge.__version__,
@@ -197,21 +199,21 @@ def render_page(
         speeds=speeds,
         accuracy=draw_accuracy(evaluations, names, reference, options) if evaluations else [],
         galleries={
-            place: make_cards(vs.changed, artifacts[place].manifest.preprocess, share)
-            for place in others
-            if evaluations and (vs := evaluations[place].vs)
+            index: make_cards(vs.changed, artifacts[index].manifest.preprocess, share)
+            for index in others
+            if evaluations and (vs := evaluations[index].vs)
         },
-        worst={place: _choose_worst(result.classes) for place, result in enumerate(evaluations)},
+        worst={index: _choose_worst(result.classes) for index, result in enumerate(evaluations)},
         change_commands={
-            place: write_evaluate(
-                evaluations[place], artifacts[reference].folder, [*options, "--changes", "changes.csv"]
+            index: write_evaluate(
+                evaluations[index], artifacts[reference].folder, [*options, "--changes", "changes.csv"]
             )
-            for place in others
+            for index in others
             if evaluations
         },
         sensitivities=[
-            (found, draw_sensitivity(found, place, _find_colour(found, folders)))
-            for place, found in enumerate(sensitivities)
+            (found, draw_sensitivity(found, index, _find_colour(found, folders)))
+            for index, found in enumerate(sensitivities)
         ],
         speed_figures=draw_speed(speeds, names, reference) if speeds else [],
         manifests=tabulate_manifests(artifacts),
@@ -224,7 +226,7 @@ def render_page(
 
 
 def name_artifacts(folders: Sequence[Path]) -> list[str]:
-    """Return the shortest ends of the different paths that tell them apart."""
+    """Return the shortest ends of the paths that distinguish all of them."""
     parts = [folder.absolute().parts for folder in folders]
     for depth in range(1, max(map(len, parts)) + 1):
         names = ["/".join(part[-depth:]) for part in parts]
@@ -234,7 +236,7 @@ def name_artifacts(folders: Sequence[Path]) -> list[str]:
 
 
 def tabulate_manifests(artifacts: Sequence[Artifact]) -> list[tuple[str, list[str]]]:
-    """Return the rows of all manifests side by side; what one says several times stands in one cell."""
+    """Return the rows of all manifests side by side; values of the same name share a cell."""
     columns: list[dict[str, list[str]]] = []
     for artifact in artifacts:
         column: dict[str, list[str]] = {}
@@ -248,12 +250,12 @@ def tabulate_manifests(artifacts: Sequence[Artifact]) -> list[tuple[str, list[st
 
 
 def _find_colour(found: Sensitivity, folders: Sequence[str]) -> int:
-    """Return the place of the artifact a sensitivity report is about, or the first place after all of them."""
+    """Return the index of the artifact that a sensitivity report is about, or their number if it is none of them."""
     wanted = Path(found.artifact_or_config).absolute()
-    matching = [place for place, folder in enumerate(folders) if Path(folder).absolute() == wanted]
+    matching = [index for index, folder in enumerate(folders) if Path(folder).absolute() == wanted]
     return matching[0] if matching else len(folders)
 
 
 def _choose_worst(classes: Sequence[ClassAccuracy]) -> list[ClassAccuracy]:
-    """Return the classes that lost most, or are answered worst where there is nothing to compare with."""
+    """Return the classes that lost most or, if there is nothing to compare with, those with the lowest top-1."""
     return [row for row in rank_classes(classes) if row.difference is None or row.difference < 0][:CLASSES]

@@ -1,7 +1,7 @@
-"""Plots as SVG text: plain data in, one picture out, in light and dark, in a page or as a file of its own.
+"""Plots as SVG text, made from plain data. They suit light and dark mode, and a page or a file of their own.
 
-Every plot is drawn for `width` units and scales with the space it gets. Series keep the order of `COLOURS`. Each mark
-of the data has the class ``nf-mark`` and a tooltip that says its numbers.
+Every plot is `width` units wide and scales to the available space. Series take their colours in the order of `COLOURS`.
+Each data mark has the class ``nf-mark`` and a tooltip with its numbers.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Bar:
 
 @dataclass(frozen=True, kw_only=True)
 class Line:
-    """A named series of points (x, y), or (x, y, low, high) with whiskers; its colour is its place by default."""
+    """A named series of points (x, y), or (x, y, low, high) with whiskers; its colour is its index by default."""
 
     name: str
     points: Sequence[tuple[float, ...]]
@@ -62,7 +62,7 @@ class Line:
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """Named values whose distribution `draw_histogram` draws; their colour is their place by default."""
+    """Named values whose distribution `draw_histogram` draws; its colour is its index by default."""
 
     name: str
     values: Sequence[float]
@@ -72,7 +72,7 @@ class Sample:
 def draw_intervals(
     title: str, rows: Sequence[Interval], *, axis: str, reference: float | None = None, width: int = WIDTH
 ) -> str:
-    """Draw a point and its interval for each row, one below the other; `reference` is a line across all of them."""
+    """Draw a point and its interval for each row, one below the other; `reference` draws a line across all rows."""
     left, right, top, row_height = 14, width - 14, 36, 40
     bottom = top + row_height * len(rows)
     ends = [row.low for row in rows] + [row.high for row in rows]
@@ -102,7 +102,7 @@ def draw_intervals(
 
 
 def draw_bars(title: str, bars: Sequence[Bar], *, axis: str, width: int = WIDTH) -> str:
-    """Draw horizontal bars from zero, in the order given, with labels at the left and values at the ends."""
+    """Draw horizontal bars from zero, in the order given, with labels on the left and values at the ends."""
     top, row_height = 36, 22
     bottom = top + row_height * len(bars)
     longest = max((len(bar.label) for bar in bars), default=0)
@@ -137,7 +137,7 @@ def draw_lines(
     width: int = WIDTH,
     height: int = 280,
 ) -> str:
-    """Draw lines through points, from zero upwards; with `doubling`, x is logarithmic and ticks are the x given."""
+    """Draw lines through points, with y from zero; with `doubling`, x is logarithmic and has a tick at each given x."""
     legend_height = count_legend_rows([line.name for line in lines], width) * 18
     left, right, top, bottom = 52, width - 18, 54 + legend_height, height + legend_height - 44
     xs = sorted({point[0] for line in lines for point in line.points})
@@ -145,21 +145,21 @@ def draw_lines(
     y_scale = Scale.over([0.0, *ys], bottom, top)
     x_scale = Scale.over([math.log2(x) for x in xs] if doubling else xs, left + 10, right - 10, nice=not doubling)
 
-    def place(x: float) -> float:
+    def scale_x(x: float) -> float:
         return x_scale(math.log2(x) if doubling else x)
 
     body = draw_horizontal_grid(y_scale, left, right, y_axis, top)
     for x in xs if doubling else x_scale.ticks:
         label = f"{x:g}" if doubling else x_scale.format(x)
-        body.append(f'<text class="nf-tick" x="{place(x):.1f}" y="{bottom + 16}" text-anchor="middle">{label}</text>')
+        body.append(f'<text class="nf-tick" x="{scale_x(x):.1f}" y="{bottom + 16}" text-anchor="middle">{label}</text>')
     body.append(draw_axis_name(x_axis, (left + right) / 2, bottom + 34))
     body += _draw_legend(lines, width)
     for index, line in enumerate(lines):
         style = _choose_style(line, index)
-        path = " ".join(f"{place(point[0]):.1f},{y_scale(point[1]):.1f}" for point in line.points)
+        path = " ".join(f"{scale_x(point[0]):.1f},{y_scale(point[1]):.1f}" for point in line.points)
         body += [f'<g class="nf-s{style % len(COLOURS)}">', f'<polyline class="nf-stroke" points="{path}"/>']
         for point in line.points:
-            x, y = place(point[0]), y_scale(point[1])
+            x, y = scale_x(point[0]), y_scale(point[1])
             numbers = y_scale.format(point[1], extra=1)
             whisker = ""
             if len(point) > 2:
@@ -177,8 +177,8 @@ def draw_histogram(
 ) -> str:
     """Draw the distribution of each sample as a share of its values by bin, with its median.
 
-    The axis ends at the highest 99th percentile or three medians, whichever is less: a few stragglers would squash all
-    the rest. The tooltip says how much lies beyond.
+    The axis ends at the highest 99th percentile or at three medians, whichever is less, because a few outliers would
+    compress all the rest. The tooltip gives the share beyond the end.
     """
     legend_height = count_legend_rows([sample.name for sample in samples], width) * 18
     left, right, top, bottom = 52, width - 18, 54 + legend_height, height + legend_height - 44
@@ -220,7 +220,7 @@ def draw_histogram(
 
 
 def write_svg(svg: str, path: StrPath) -> None:
-    """Write a plot as a file of its own, whole or not at all."""
+    """Write a plot as a file of its own, atomically."""
     with atomic_write(Path(path)) as partial:
         partial.write_text(svg + "\n", encoding="utf-8")
 
@@ -238,6 +238,6 @@ def _draw_legend(series: Sequence[Line | Sample], width: float) -> list[str]:
     return body
 
 
-def _choose_style(series: Line | Sample, place: int) -> int:
-    """Return what colour and shape follow from; there are more colours than shapes, so that a dozen differ in one."""
-    return place if series.colour is None else series.colour
+def _choose_style(series: Line | Sample, index: int) -> int:
+    """Return the style number; with 6 colours and 4 shapes, a dozen series differ in colour or shape."""
+    return index if series.colour is None else series.colour

@@ -11,16 +11,18 @@ import socket
 import threading
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
-
-import pyarrow as pa
+from typing import TYPE_CHECKING, Any
 
 from nestforge.data.parts import Part
 from nestforge.data.storage import EXTRA, describe_error
 from nestforge.engines.machine import count_available_cores
 from nestforge.errors import ConfigError, DataError, NestForgeError
-from nestforge.scale.rows import ROWS
+from nestforge.scale.arrow import table_from_rows
+from nestforge.scale.rows import Row
 from nestforge.scale.worker import PartClassifier
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 # Ray would report its use over the network. It reads both when it is imported.
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
@@ -52,7 +54,7 @@ class Worker:
         try:
             return self.classifier.classify(number, pickle.loads(part))  # pickled by `classify_on_ray`, nobody else
         except NestForgeError as error:  # sent as a row: Ray would turn it into a page of text
-            return pa.Table.from_pylist([{"part": number, "position": FAILED, "error": str(error)}], schema=ROWS)
+            return table_from_rows([Row(part=number, position=FAILED, key="", error=str(error))])
 
 
 @contextmanager

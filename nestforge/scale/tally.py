@@ -2,44 +2,47 @@
 
 from __future__ import annotations
 
-import pyarrow as pa
-
+from nestforge.data.loader import UnreadableImage
 from nestforge.errors import DataError
+from nestforge.scale.rows import Row
 
-LISTED = 100  # reasons kept; the rows have all
+LISTED = 1000  # unreadable images kept with their reasons; a file of rows has all
 
 
 class Tally:
     """Counts rows by part and position; memory is a byte for every image of a source."""
 
     def __init__(self, parts: int) -> None:
-        self._seen: list[bytearray | None] = [None] * parts
-        self.images = self.unreadable = self.top1 = self.top5 = self.repeated = 0
-        self.reasons: list[str] = []
+        self._seen: list[bytearray] = [bytearray() for _ in range(parts)]
+        self._expected: list[int | None] = [None] * parts
+        self.images = self.unreadable = self.repeated = 0
+        self._listed: list[tuple[int, int, UnreadableImage]] = []
 
-    def add(self, table: pa.Table) -> pa.Table:
-        """Count the rows (`ROWS`) that are new, and return them."""
-        columns = (table[name].to_pylist() for name in ("part", "position", "of", "truth", "classes", "error"))
-        new = []
-        for index, (part, position, of, truth, classes, error) in enumerate(zip(*columns, strict=True)):
-            seen = self._seen[part]
-            if seen is None:
-                seen = self._seen[part] = bytearray(of)
-            if seen[position]:
-                self.repeated += 1
-                continue
-            seen[position] = 1
-            new.append(index)
-            if error is not None:
-                self.unreadable += 1
-                if len(self.reasons) < LISTED:
-                    self.reasons.append(error)
-                continue
+    def expect(self, part: int, images: int) -> None:
+        """Note how many images a part has."""
+        self._expected[part] = images
+
+    def add(self, row: Row) -> bool:
+        """Count a row, and tell whether it is new."""
+        seen = self._seen[row.part]
+        if len(seen) <= row.position:
+            seen.extend(bytes(row.position + 1 - len(seen)))
+        if seen[row.position]:
+            self.repeated += 1
+            return False
+        seen[row.position] = 1
+        if row.error is None:
             self.images += 1
-            if truth is not None:
-                self.top1 += classes[0] == truth
-                self.top5 += truth in classes
-        return table if len(new) == len(table) else table.take(pa.array(new, pa.int64()))
+        else:
+            if len(self._listed) < LISTED:
+                self._listed.append((row.part, row.position, UnreadableImage(image=row.key, reason=row.error)))
+            self.unreadable += 1
+        return True
+
+    @property
+    def listed(self) -> tuple[UnreadableImage, ...]:
+        """The first unreadable images, in the order of the source."""
+        return tuple(image for _, _, image in sorted(self._listed, key=lambda entry: entry[:2]))
 
     def check_complete(self) -> None:
         """Refuse a count from which an image is missing.
@@ -47,8 +50,12 @@ class Tally:
         Raises:
             DataError: rows are missing, or none could be classified.
         """
-        lost = [part for part, seen in enumerate(self._seen) if seen is None or not all(seen)]
+        lost = [
+            part
+            for part, (seen, expected) in enumerate(zip(self._seen, self._expected, strict=True))
+            if not seen or not all(seen) or expected not in (None, len(seen))
+        ]
         if lost:
             raise DataError(f"{len(lost)} of {len(self._seen)} parts did not come back whole; run it again")
         if not self.images:
-            raise DataError(f"not one of {self.unreadable} images could be read; the first: {self.reasons[0]}")
+            raise DataError(f"none of {self.unreadable} images could be read; the first: {self.listed[0].reason}")

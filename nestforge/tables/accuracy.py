@@ -1,4 +1,4 @@
-"""Sensitivity and bounded builds as tables."""
+"""Results of sensitivity and accuracy control as tables."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def show_sensitivity(result: Sensitivity, console: Console) -> None:
         "time",
         "alone dB",
         "flips",
-        "spared dB",
+        "float dB",
         "gain",
         "flips",
         "range",
@@ -45,11 +45,13 @@ def show_sensitivity(result: Sensitivity, console: Console) -> None:
     ]
     title = (
         f"{result.artifact_or_config}: all in int8 {result.total_sqnr_db:.2f} dB, {result.total_flips} flips "
-        f"of {result.images} images"
+        f"on {result.images} images"
     )
     console.print(make_grid(title, columns, rows))
     console.print(
-        f"alone: only this layer in int8; spared: all but this one. {result.seconds:.0f} s"
+        "dB: signal-to-quantization-noise ratio of the logits; flips: changed top-1 predictions.\n"
+        "alone: only this layer in int8; float: only this layer in float; gain: over all in int8.\n"
+        f"took {result.seconds:.0f} s"
         + ("" if result.complete else f"; [yellow]interrupted after {len(result.layers)} layers[/]"),
         highlight=False,
     )
@@ -69,7 +71,7 @@ def show_accuracy_control(bound: AccuracyControlRecord, console: Console) -> Non
         )
         for point in bound.frontier
     ]
-    columns = ("layers spared", "drop pp", "at most (95%)", "lost / gained", "changed", "images/s", "speed kept", "")
+    columns = ("layers in float", "drop pp", "at most (95%)", "lost / gained", "changed", "images/s", "speed kept", "")
     title = f"drop within {bound.max_drop_pp:g} pp on {bound.images:,} images of {bound.validation}"
     console.print(make_grid(title, columns, rows))
     if bound.kept_in_float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def show_config(config: BuildConfig, console: Console) -> None:
-    """Echo the effective settings of a build."""
+    """Print the effective settings of a build."""
     import yaml
 
     text = yaml.safe_dump(config.model_dump(mode="json", exclude_none=True), sort_keys=False, default_flow_style=None)
@@ -36,8 +36,8 @@ def show_build(result: BuildResult, console: Console) -> None:
             f"cosine {parity.cosine:.6f}, max abs {parity.max_abs:.4g}, top-1 agreement "
             f"{parity.top1_agreement:.1%} on {parity.images} {parity.data} images",
         ),
-        ("rewritten", format_passes(result.passes)),
-        ("kernels", format_kernels(result.kernels)),
+        ("graph passes", format_passes(result.passes)),
+        ("kernels", format_kernels(result.kernels, result.weighted_types)),
         ("took", f"{result.seconds:.1f} s, at most {result.peak_rss_bytes / 1e9:.2f} GB resident"),
     ]
     console.print(make_pairs_table("built", rows))
@@ -64,9 +64,9 @@ def show_explanation(result: Explanation, console: Console) -> None:
         )
         for gain in result.passes
     ]
-    columns = ("rewriting", "here", "matches", "ms as built", "ms switched", "throughput x [95%]")
+    columns = ("pass", "here", "matches", "ms as built", "ms switched", "throughput x [95%]")
     if rows:
-        console.print(make_grid("optional rewritings, one image at a time", columns, rows))
+        console.print(make_grid("optional graph passes, one image at a time", columns, rows))
     total = sum(kernel.time_ms for kernel in result.kernels)
     lines = [
         (
@@ -79,30 +79,55 @@ def show_explanation(result: Explanation, console: Console) -> None:
         for kernel in result.kernels
     ]
     title = "time by layer type, as the engine reports it"
-    header = ("layers", "runs in", "count", "ms an image", "share")
-    console.print(make_grid(title, header, lines or [("the engine does not say", "", "", "", "")]))
+    header = ("layers", "runs in", "count", "ms per image", "share")
+    console.print(make_grid(title, header, lines or [("not reported by the engine", "", "", "", "")]))
 
 
 def format_passes(passes: Mapping[str, int]) -> str:
-    """Write which rewriting found how many places."""
-    return ", ".join(f"{name} {count}" for name, count in passes.items()) or "nothing"
+    """Write the number of matches of each pass."""
+    return ", ".join(f"{name} {count}" for name, count in passes.items()) or "none"
 
 
-def format_kernels(kernels: Mapping[str, Mapping[str, int]]) -> str:
+def format_kernels(kernels: Mapping[str, Mapping[str, int]], weighted_types: Collection[str]) -> str:
     """Write the counts of weighted layers by execution precision."""
-    weighted = {name: counts for name, counts in kernels.items() if name in ("Convolution", "FullyConnected", "MatMul")}
     parts = [
-        f"{name} {count} x {precision}" for name, counts in weighted.items() for precision, count in counts.items()
+        f"{name} {count} x {precision}"
+        for name, counts in kernels.items()
+        for precision, count in counts.items()
+        if name in weighted_types
     ]
-    return ", ".join(parts) or "the engine does not say"
+    return ", ".join(parts) or "not reported by the engine"
 
 
 def show_manifest(manifest: Manifest, console: Console) -> None:
     console.print(make_pairs_table("artifact", list_manifest_rows(manifest)))
 
 
+def describe_input(manifest: Manifest) -> str:
+    """Write what the source model takes; the artifact itself takes NCHW float32 in three channels."""
+    interface, batch = manifest.interface, manifest.fixed_batch
+    kind = "grey images" if interface.input_channels == 1 else "images"
+    size = "any batch" if batch is None else f"batches of {batch} alone"
+    widened = f"; {', '.join(interface.widened)} became float32" if interface.widened else ""
+    return f"{kind}, {interface.input_layout} {interface.input_dtype}, {size}{widened}"
+
+
+def describe_output(manifest: Manifest) -> str:
+    """Write which output of the source model classifies, and what the artifact's scores are."""
+    interface = manifest.interface
+    names = {
+        "logits": "logits",
+        "probabilities": "probabilities that add up to 1",
+        "log_probabilities": "logarithms of probabilities",
+        "sigmoid": "a probability for each class by itself",
+    }
+    unused = f"; not used: {', '.join(interface.unused_outputs)}" if interface.unused_outputs else ""
+    shape = ", ".join(map(str, interface.output_shape))
+    return f"{interface.output} ({shape}), scores are {names[manifest.scores]}{unused}"
+
+
 def list_manifest_rows(manifest: Manifest) -> list[tuple[str, str]]:
-    """Return what a manifest says as names and values; a name may come again."""
+    """Return the content of a manifest as names and values; a name may come several times."""
     config, parity, quantization = manifest.config, manifest.parity, manifest.quantization
     rows = [
         (
@@ -110,16 +135,18 @@ def list_manifest_rows(manifest: Manifest) -> list[tuple[str, str]]:
             f"{manifest.name}, {manifest.classes} classes, {manifest.height}x{manifest.width}, "
             f"{format_macs(manifest.kernel_macs)}",
         ),
+        ("source takes", describe_input(manifest)),
+        ("source gives", describe_output(manifest)),
         ("engine, dtype", f"{config.engine}, {config.dtype}"),
         ("preprocessing", manifest.preprocess.describe()),
-        ("its sha256", manifest.preprocess_sha256),
+        ("sha256", manifest.preprocess_sha256),
         (
             "parity",
             f"cosine {parity.cosine:.6f}, max abs {parity.max_abs:.4g}, top-1 agreement "
             f"{parity.top1_agreement:.1%} on {parity.images} {parity.data} images",
         ),
-        ("rewritten", format_passes(manifest.passes)),
-        ("kernels", format_kernels(manifest.kernels)),
+        ("graph passes", format_passes(manifest.passes)),
+        ("kernels", format_kernels(manifest.kernels, manifest.weighted_types)),
     ]
     if quantization:
         section = config.quantize
@@ -129,7 +156,7 @@ def list_manifest_rows(manifest: Manifest) -> list[tuple[str, str]]:
                 "quantized",
                 f"{quantization.weighted_layers} layers, {quantization.activations} activations; {mode}; "
                 f"{'per channel' if section.per_channel else 'per tensor'}; 16-bit saturation "
-                f"{'avoided' if quantization.saturation_avoided else 'not an issue or ignored'}",
+                f"{'avoided' if quantization.saturation_avoided else 'not possible or ignored'}",
             )
         )
     sources = [(name, record) for name, record in manifest.inputs.items()]

@@ -1,4 +1,4 @@
-"""The command lines of the vendor's tools: one command is one public function; what it prints is here."""
+"""The command lines of the vendor's tools. Each command calls one public function and prints its result."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from nestforge.checks import check_range
 from nestforge.commandline import make_printable, run_command
 from nestforge.errors import ConfigError, ModelError
 from nestforge.progress import show_bars
 
 if TYPE_CHECKING:
+    from nestforge.data.loader import UnreadableImage
     from nestforge.measure.statistics import Rate
     from nestforge.vacc.vamp import VampBench, VampSettings
 
@@ -26,28 +28,30 @@ def _make_app(help_text: str) -> typer.Typer:
 
 exporter = _make_app("Export an official ResNeSt checkpoint to ONNX.")
 converter = _make_app("Turn images into npz files, and list them.")
-compiler = _make_app("Build an artifact from the vendor's YAML.")
+compiler = _make_app("Build an artifact from a build file of the vendor.")
 runner = _make_app("Measure an artifact, or run it over a list of npz images.")
-evaluator = _make_app("Count top-1 and top-5 of the results of vamp.")
+evaluator = _make_app("Compute top-1 and top-5 accuracy from the results of vamp.")
 
 
 @exporter.command()
 def export_official(
     model_name: Annotated[
-        str, typer.Option("--model_name", help="A name that 'nestforge models' lists.")
+        str, typer.Option("--model_name", help="A model that 'nestforge models' lists.")
     ] = "resnest50",
     size: Annotated[
-        int | None, typer.Option("--size", help="Input side in pixels that is counted and checked.")
+        int | None, typer.Option("--size", help="Side of the square input in pixels, for MACs and checks.")
     ] = None,
     save_dir: Annotated[Path, typer.Option("--save_dir", help="Folder for MODEL_NAME.onnx.")] = Path(),
     weights: Annotated[
-        Path | None, typer.Option("--weights", help="Checkpoint; default: the cache, or the authors' download.")
+        Path | None, typer.Option("--weights", help="Checkpoint; default: the authors', downloaded once.")
     ] = None,
-    seed: Annotated[int | None, typer.Option("--seed", help="Reproducible random weights instead.")] = None,
+    seed: Annotated[int | None, typer.Option("--seed", help="Use reproducible random weights instead.")] = None,
 ) -> None:
-    """Export an official ResNeSt checkpoint to ONNX; print parameters, MACs and the document's flops(G)."""
+    """Export an official ResNeSt checkpoint to ONNX; print parameters, MACs and the vendor guide's flops(G)."""
     from nestforge.compile.export import export
+    from nestforge.networks.zoo import get_variant
 
+    get_variant(model_name)
     try:
         save_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -60,25 +64,32 @@ def export_official(
         seed=seed,
         progress=show_bars,
     )
+    assert result.macs is not None  # a variant has both
+    assert result.vendor_gflops is not None
     print(f"{result.path}: {result.model} at {result.size}x{result.size}, weights from {result.source}")
     print(f"MACs(G): {result.macs / 1e9:.3f}  (convolutions and linear layers alone: {result.kernel_macs / 1e9:.3f})")
-    print(f"flops(G): {result.vendor_gflops:.3f}  (the document's: MACs x 2 / 0.9e9)")
+    print(f"flops(G): {result.vendor_gflops:.3f}  (vendor guide: MACs x 2 / 0.9e9)")
     print(f"params(M): {result.params / 1e6:.3f}")
-    print(f"convert ok! largest relative difference to torch: {result.max_relative_difference:.1e}")
+    for note in result.notes:
+        print(f"note: {note}")
+    print(
+        f"convert ok! largest relative difference to torch in float64: {result.max_relative_difference:.1e} "
+        f"(torch's own float32: {result.max_torch_float32_difference:.1e})"
+    )
 
 
 @converter.command()
 def convert(
-    dataset_path: Annotated[Path, typer.Option("--dataset_path", help="Folder with one subfolder a class.")],
-    target_path: Annotated[Path, typer.Option("--target_path", help="Folder for CLASS/NAME.npz.")],
-    text_path: Annotated[Path, typer.Option("--text_path", help="List of the npz files.")] = Path("npz.txt"),
-    workers: Annotated[int | None, typer.Option("--workers", help="Threads; default: the cores to use.")] = None,
+    dataset_path: Annotated[Path, typer.Option("--dataset_path", help="Folder with one subfolder per class.")],
+    target_path: Annotated[Path, typer.Option("--target_path", help="Folder for the files CLASS/NAME.npz.")],
+    text_path: Annotated[Path, typer.Option("--text_path", help="File for the list of npz files.")] = Path("npz.txt"),
+    workers: Annotated[int | None, typer.Option("--workers", help="Threads; default: all available cores.")] = None,
 ) -> None:
-    """Turn images into npz files, and list them. Exit code 1 if some could not be read."""
+    """Turn images into npz files, and list them. Exit code 1 if some images could not be read."""
     from nestforge.vacc.npz import convert_images
 
-    if workers is not None and not 1 <= workers <= 1024:
-        raise ConfigError(f"--workers {workers} is outside 1 to 1024")
+    if workers is not None:
+        check_range("--workers", workers, 1, 1024)
     result = convert_images(dataset_path, target_path, text_path, workers=workers, progress=show_bars)
     print(f"{result.written} npz written, {result.skipped} there already; {result.datalist} lists {result.listed}")
     _exit_on_unreadable("images", result.unreadable)
@@ -86,59 +97,75 @@ def convert(
 
 @compiler.callback()
 def start() -> None:
-    """Build an artifact from the vendor's YAML."""
+    """Build an artifact from a build file of the vendor."""
 
 
 @compiler.command("compile")
 @compiler.command("build")
 def build_vacc(
     file: Annotated[Path, typer.Argument(metavar="FILE.yaml", help="The vendor's build file.", show_default=False)],
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an artifact that exists.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing artifact.")] = False,
 ) -> None:
     """Build the artifact WORKSPACE/MODEL-DTYPE-MODE-C_H_W-vacc/MODEL."""
     from nestforge.builder import build
     from nestforge.engines import get_engine
     from nestforge.tables.builds import show_build
-    from nestforge.vacc.vamc import plan_build, read_vamc
+    from nestforge.vacc.vamc import check_assumed_preprocess, plan_build, read_vamc
 
     plan = plan_build(read_vamc(file), has_bf16=get_engine("openvino").supports("bf16"))
     for note in plan.notes:
         print(f"note: {note}", file=sys.stderr)
+    check_assumed_preprocess(plan)
     result = build(plan.config, overwrite=overwrite, progress=show_bars)
     _show(result, show_build)
 
 
 @runner.command()
 def run(
-    model: Annotated[Path, typer.Option("--model", "-m", help="Artifact (the vendor's prefix).")],
+    model: Annotated[Path, typer.Option("--model", "-m", help="Artifact folder (the vendor's model prefix).")],
     vdsp_params: Annotated[
-        Path | None, typer.Option("--vdsp_params", help="JSON that says how images are preprocessed.")
+        Path | None, typer.Option("--vdsp_params", help="JSON file that describes the preprocessing.")
     ] = None,
     instances: Annotated[
         int | None,
-        typer.Option("--instances", "-i", help="Parallel requests in a process; default: 1, or as tuned."),
+        typer.Option("--instances", "-i", help="Parallel requests per process; default: 1, or as tuned."),
     ] = None,
-    processes: Annotated[int, typer.Option("--processes", "-p", help="Processes.")] = 1,
+    processes: Annotated[int, typer.Option("--processes", "-p", help="Number of processes.")] = 1,
     batch: Annotated[
-        int | None, typer.Option("--batch", "-b", help="Images in a request; default: 1, or as tuned.")
+        int | None, typer.Option("--batch", "-b", help="Images per request; default: 1, or as tuned.")
     ] = None,
-    shape: Annotated[str | None, typer.Option("--shape", "-s", metavar="[C,H,W]", help="Checked if given.")] = None,
-    device: Annotated[str, typer.Option("--device", "-d", help="0, the CPU; there is no other.")] = "0",
-    seconds: Annotated[float | None, typer.Option("--time", "-t", help="Measured time; default 5.")] = None,
-    iterations: Annotated[int | None, typer.Option("--iterations", help="Batches an instance instead.")] = None,
-    json: Annotated[str | None, typer.Option("--json", metavar="FILE", help="Result as JSON; - for stdout.")] = None,
-    datalist: Annotated[Path | None, typer.Option("--datalist", help="List of npz images to run.")] = None,
-    path_output: Annotated[Path | None, typer.Option("--path_output", help="Folder for their results.")] = None,
+    shape: Annotated[str | None, typer.Option("--shape", "-s", metavar="[C,H,W]", help="Input shape to check.")] = None,
+    device: Annotated[str, typer.Option("--device", "-d", help="0 is the CPU, the only device.")] = "0",
+    seconds: Annotated[float | None, typer.Option("--time", "-t", help="Seconds to measure; default: 5.")] = None,
+    iterations: Annotated[int | None, typer.Option("--iterations", help="Batches per instance, instead of -t.")] = None,
+    json: Annotated[
+        str | None, typer.Option("--json", metavar="FILE", help="Write the result as JSON; - for stdout.")
+    ] = None,
+    datalist: Annotated[
+        Path | None, typer.Option("--datalist", help="List of npz images to run the artifact on.")
+    ] = None,
+    path_output: Annotated[
+        Path | None, typer.Option("--path_output", help="Folder for the results of --datalist.")
+    ] = None,
 ) -> None:
-    """Measure an artifact, or run it over a list. Exit code 1 if some npz could not be read."""
+    """Measure an artifact, or run it over a list of npz images. Exit code 1 if some could not be read."""
     from nestforge.files import write_json
-    from nestforge.vacc.vamp import choose_settings, measure_vamp
+    from nestforge.vacc.vamp import measure_vamp, open_settings
 
     if device.lower() not in ("0", "[0]", "cpu"):
-        raise ConfigError(f"-d {device}: this machine has one device, 0, its CPU")
+        raise ConfigError(f"-d {device}: the only device is 0, the CPU; leave -d out")
     if (datalist is None) != (path_output is None):
         raise ConfigError("--datalist and --path_output go together: give both, or neither to measure speed")
-    settings = choose_settings(model, vdsp_params, instances=instances, processes=processes, batch=batch)
+    if datalist is not None and vdsp_params is None:
+        raise ConfigError("--datalist needs --vdsp_params: the file says how images become the network's input")
+    settings = open_settings(
+        model,
+        vdsp_params,
+        instances=instances,
+        processes=processes,
+        batch=batch,
+        shape=None if shape is None else _parse_shape(shape),
+    )
     if datalist is not None and path_output is not None:
         if seconds is not None or iterations is not None:
             raise ConfigError("-t and --iterations measure speed; leave them out with --datalist")
@@ -148,7 +175,6 @@ def run(
         raise ConfigError("give -t or --iterations, not both")
     result = measure_vamp(
         settings,
-        shape=None if shape is None else _parse_shape(shape),
         seconds=5.0 if seconds is None else seconds,
         iterations=iterations,
     )
@@ -188,17 +214,19 @@ def _show_bench(result: VampBench) -> None:
     print(f"latency (ms): mean {latency.mean:.2f}, p50 {latency.p50:.2f}, p90 {latency.p90:.2f}, p99 {latency.p99:.2f}")
     print(f"cpu: {result.cpu_cores:.2f} of {result.available_cores} cores, memory: {result.memory_bytes / 1e6:.0f} MB")
     if result.preprocess_ms is not None:
-        print(f"vdsp preprocessing (not in the figures above): {result.preprocess_ms:.2f} ms an image on one core")
+        print(f"vdsp preprocessing (not in the figures above): {result.preprocess_ms:.2f} ms per image on one core")
 
 
 @evaluator.command()
 def evaluate(
-    result_path: Annotated[Path, typer.Option("--result_path", help="Folder that vamp wrote.")],
-    datalist: Annotated[Path, typer.Option("--datalist", help="The list that vamp ran.")],
-    label: Annotated[Path, typer.Option("--label", help="Line i is the name of class i.")],
-    result_file: Annotated[Path, typer.Option("--result_file", help="Five lines an image.")] = Path("result.txt"),
+    result_path: Annotated[Path, typer.Option("--result_path", help="Result folder that vamp wrote.")],
+    datalist: Annotated[Path, typer.Option("--datalist", help="List of npz images that vamp ran on.")],
+    label: Annotated[Path, typer.Option("--label", help="Label file; line i names class i.")],
+    result_file: Annotated[Path, typer.Option("--result_file", help="Output file with five lines per image.")] = Path(
+        "result.txt"
+    ),
 ) -> None:
-    """Count top-1 and top-5 of the results of vamp."""
+    """Compute top-1 and top-5 accuracy from the results of vamp."""
     from nestforge.vacc.vamp_eval import evaluate_results
 
     result = evaluate_results(result_path, datalist, label, result_file=result_file, progress=show_bars)
@@ -223,11 +251,11 @@ def _warn(warnings: Iterable[str]) -> None:
         print(f"warning: {make_printable(warning)}", file=sys.stderr)
 
 
-def _exit_on_unreadable(what: str, unreadable: tuple[tuple[Path, str], ...]) -> None:
+def _exit_on_unreadable(what: str, unreadable: tuple[UnreadableImage, ...]) -> None:
     if unreadable:
         print(f"{len(unreadable)} {what} could not be read and were left out:", file=sys.stderr)
-        for _, reason in unreadable:
-            print(f"  {make_printable(reason)}", file=sys.stderr)
+        for image in unreadable:
+            print(f"  {make_printable(image.reason)}", file=sys.stderr)
         raise typer.Exit(1)
 
 

@@ -1,4 +1,4 @@
-"""A list of npz images through an artifact: one result file each, in the list's order, resumable after a kill."""
+"""Run an artifact over a list of npz images: one result file per image, resumable after a kill."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from nestforge.artifact.artifact import open_artifact
-from nestforge.artifact.manifest import MODEL_FILE, Manifest
-from nestforge.data.loader import Unreadable
-from nestforge.engines.machine import count_available_cores
+from nestforge.artifact.artifact import Artifact
+from nestforge.artifact.manifest import Manifest
+from nestforge.data.loader import Unreadable, UnreadableImage
 from nestforge.errors import ConfigError, NestForgeError
 from nestforge.files import atomic_write, read_small_file, remove_leftovers
-from nestforge.inference.pipeline import run_in_order, softmax
+from nestforge.inference.pipeline import run_in_order
+from nestforge.inference.scores import probabilities_from_scores
 from nestforge.progress import Progress, no_progress
 from nestforge.vacc.npz import OUTPUT_KEY, RUN_FILE, hash_list, read_datalist, read_image_npz, write_npz
-from nestforge.vacc.vamp import VampSettings, check_settings
+from nestforge.vacc.vamp import VampSettings
 from nestforge.vacc.vdsp import Vdsp
 from nestforge.vacc.workers import open_pool
 
@@ -29,18 +29,18 @@ MAX_MARKER_BYTES = 1 << 16
 
 @dataclass(frozen=True, kw_only=True)
 class VampRun:
-    """What a run over a list did; `skipped` results were there from an earlier run, `unreadable` are (npz, reason)."""
+    """The outcome of a run over a list: `skipped` results existed already, and `unreadable` npz files have none."""
 
     output: Path
     written: int
     skipped: int
-    unreadable: tuple[tuple[Path, str], ...]
+    unreadable: tuple[UnreadableImage, ...]
     warnings: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class _Share:
-    """The part of a list one process works on: places in the list, and the files there."""
+    """The part of a list that one process works on: indices in the list, and their files."""
 
     settings: VampSettings
     output: Path
@@ -57,20 +57,19 @@ def name_result(index: int, total: int) -> str:
 def run_datalist(settings: VampSettings, datalist: Path, output: Path, *, progress: Progress = no_progress) -> VampRun:
     """Write one npz with ``output_0``, (classes,) float32 probabilities, for every npz of the list.
 
-    Results that are there are kept, when the same artifact, vdsp file and list made them. An npz that cannot be used
-    is reported and has no result.
+    Existing results of the same artifact, vdsp file and list are kept. An npz that cannot be used is reported and has
+    no result.
 
     Raises:
-        ConfigError: no vdsp file, one that does not fit, or an output folder that holds another run.
+        ConfigError: there is no vdsp file, it does not fit, or the output folder holds another run.
         DataError, ArtifactError, EngineError: list or artifact cannot be used.
     """
-    vdsp, warnings = check_settings(settings)
-    if vdsp is None:
+    if settings.vdsp is None:
         raise ConfigError("--datalist needs --vdsp_params: the file says how images become the network's input")
-    manifest = open_artifact(settings.model).manifest
+    manifest = settings.artifact.manifest
     folder = read_datalist(datalist)
     total = len(folder.paths)
-    _claim_output(output, _fingerprint_run(manifest, vdsp, folder.paths))
+    _claim_output(output, _fingerprint_run(settings.artifact, settings.vdsp, folder.paths))
     todo = [index for index in range(total) if not (output / name_result(index, total)).is_file()]
     processes = min(settings.processes, max(1, len(todo)))
     shares = [
@@ -88,8 +87,11 @@ def run_datalist(settings: VampSettings, datalist: Path, output: Path, *, progre
         output=output,
         written=len(todo) - len(unreadable),
         skipped=total - len(todo),
-        unreadable=tuple((folder.paths[index], reason) for index, reason in sorted(unreadable.items())),
-        warnings=(*warnings, *_find_calibrated(manifest, folder.paths)),
+        unreadable=tuple(
+            UnreadableImage(image=str(folder.paths[index]), reason=reason)
+            for index, reason in sorted(unreadable.items())
+        ),
+        warnings=(*settings.warnings, *_find_calibrated(manifest, folder.paths)),
     )
 
 
@@ -108,14 +110,12 @@ def _finish_share(share: _Share) -> list[tuple[int, str | None]]:
 
 
 def _run_share(share: _Share) -> Iterator[tuple[int, str | None]]:
-    """Yield (place in the list, why there is no result or None) as results are written."""
+    """Yield (index in the list, None or the reason why there is no result) as results are written."""
     settings = share.settings
-    artifact = open_artifact(settings.model)
-    vdsp, _ = check_settings(settings)
+    artifact, vdsp, parallelism = settings.artifact, settings.vdsp, settings.parallelism
     assert vdsp is not None  # run_datalist checks it
-    workers = max(1, count_available_cores() // settings.processes)
-    session = artifact.open_session(batch=settings.batch, streams=settings.instances, threads=workers)
-    loaders = max(workers, settings.instances)
+    session = artifact.open_session(parallelism)
+    loaders = max(parallelism.threads, parallelism.streams)
     classes = artifact.manifest.classes
 
     def load(path: Path) -> npt.NDArray[np.float32]:
@@ -125,23 +125,28 @@ def _run_share(share: _Share) -> Iterator[tuple[int, str | None]]:
         if isinstance(item, Unreadable):
             yield share.indices[item.index], item.reason
             continue
-        rows: npt.NDArray[np.floating] = item.logits if artifact.manifest.gives_probabilities else softmax(item.logits)
-        for place, row in zip(item.indices, rows, strict=True):
-            index = share.indices[place]
+        rows = probabilities_from_scores(item.logits, artifact.manifest.scores)
+        for position, row in zip(item.indices, rows, strict=True):
+            index = share.indices[position]
             write_npz(share.output / name_result(index, share.total), OUTPUT_KEY, row.astype(np.float32))
             yield index, None
 
 
-def _fingerprint_run(manifest: Manifest, vdsp: Vdsp, paths: Sequence[Path]) -> dict[str, str]:
+def _fingerprint_run(artifact: Artifact, vdsp: Vdsp, paths: Sequence[Path]) -> dict[str, str]:
     return {
-        "model_sha256": manifest.outputs[MODEL_FILE].sha256,
+        "model_sha256": artifact.model_sha256,
         "vdsp_params_sha256": hashlib.sha256(vdsp.model_dump_json().encode()).hexdigest(),
         "datalist_sha256": hash_list(paths),
     }
 
 
 def _claim_output(output: Path, run: dict[str, str]) -> None:
-    """Make the folder this run's, or find that it is."""
+    """Mark the folder as the output of this run, or check that it is.
+
+    Raises:
+        ConfigError: the folder holds something else.
+        NestForgeError: the folder cannot be used.
+    """
     marker = output / RUN_FILE
     try:
         output.mkdir(parents=True, exist_ok=True)
@@ -153,10 +158,10 @@ def _claim_output(output: Path, run: dict[str, str]) -> None:
     except ValueError as error:
         raise ConfigError(f"{marker} is damaged; delete {output} or choose another --path_output") from error
     if earlier is None and occupied:
-        raise ConfigError(f"{output} holds npz files of something else; delete it or choose another --path_output")
+        raise ConfigError(f"{output} holds npz files of something else; delete it, or choose another --path_output")
     if earlier is not None and earlier != run:
         raise ConfigError(
-            f"{output} holds results of another artifact, vdsp file or list; delete it or choose another --path_output"
+            f"{output} holds results of another artifact, vdsp file or list; delete it, or choose another --path_output"
         )
     if earlier is None:
         with atomic_write(marker) as partial:
@@ -164,7 +169,7 @@ def _claim_output(output: Path, run: dict[str, str]) -> None:
 
 
 def _find_calibrated(manifest: Manifest, paths: Sequence[Path]) -> tuple[str, ...]:
-    """Warn where images of the list, told by class folder and name, are those the ranges were measured on."""
+    """Return a warning if images of the list, by class folder and name, were used for calibration."""
     if manifest.config.calibration is None:
         return ()
     prefix = f"{manifest.config.calibration.data}:"
@@ -178,5 +183,5 @@ def _find_calibrated(manifest: Manifest, paths: Sequence[Path]) -> tuple[str, ..
         return ()
     return (
         f"calibration: {both} of the {len(paths)} listed images are calibration images of this artifact; "
-        "its accuracy on them is not that on new ones",
+        "accuracy on them would be optimistic",
     )

@@ -1,7 +1,7 @@
-"""Does a deployment see what the model was published with? One line for each difference that costs accuracy.
+"""Compare the preprocessing of a deployment with the published one: one line for each difference that costs accuracy.
 
-Preprocessing is described by what it does to a photograph of the usual 500 x 375 pixels: the part of it that is
-seen, how its sides are scaled, which filter scales it, and what black and white become.
+Preprocessing is described by its effect on a photograph of the usual 500 x 375 pixels: the part that the network sees,
+the scale of each side, the filter used, and the values of black and white.
 """
 
 from __future__ import annotations
@@ -13,14 +13,20 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from nestforge.artifact.artifact import open_artifact
 from nestforge.artifact.manifest import Manifest
-from nestforge.data.preprocess import CenterCrop, ECenterCrop, Preprocess, Resize, make_reference_preprocess
+from nestforge.data.preprocess import (
+    CenterCrop,
+    ECenterCrop,
+    Preprocess,
+    Resize,
+    ResizeKeepRatio,
+    make_reference_preprocess,
+)
 from nestforge.networks.zoo import VARIANTS
 from nestforge.vacc.vdsp import Vdsp, check_output_size, read_vdsp
 
 PHOTO_WIDTH, PHOTO_HEIGHT = 500, 375
-VIEW_TOLERANCE = 0.01  # of the short side: a pixel or two of rounding
+VIEW_TOLERANCE = 0.01  # of the short side: allows for a pixel or two of rounding
 STRETCH_TOLERANCE = 0.01
 LEVEL_TOLERANCE = 0.01  # of a normalised value: constants rounded to 16 bits stay within 0.001
 CENTRE_TOLERANCE = 1.0  # pixels
@@ -28,11 +34,11 @@ CENTRE_TOLERANCE = 1.0  # pixels
 
 @dataclass(frozen=True, kw_only=True)
 class InputView:
-    """What a network gets to see of the photograph.
+    """What a network sees of the photograph.
 
-    `short_side` is the part of the height that is seen, `stretch` the horizontal scale over the vertical,
-    `off_centre` how far the crop stands from the middle in pixels, `levels` what 0 and 255 become in each channel of
-    the network, (3, 2).
+    `short_side` is the fraction of the height that it sees, and `stretch` the horizontal scale over the vertical one.
+    `off_centre` is the distance of the crop from the centre in pixels. `levels` (3, 2) holds the values of 0 and 255 in
+    each channel of the network.
     """
 
     short_side: float
@@ -44,7 +50,7 @@ class InputView:
 
 
 def describe_preprocess(preprocess: Preprocess) -> InputView:
-    """Follow the photograph through `preprocess`."""
+    """Return what the network sees of the photograph after `preprocess`."""
     width, height = float(PHOTO_WIDTH), float(PHOTO_HEIGHT)
     scale_x = scale_y = 1.0
     filters = []
@@ -62,9 +68,15 @@ def describe_preprocess(preprocess: Preprocess) -> InputView:
             scale_x, scale_y = scale_x * new_width / width, scale_y * new_height / height
             width, height = new_width, new_height
             filters.append(op.interpolation)
+        elif isinstance(op, ResizeKeepRatio):
+            ratios = height / op.size[0], width / op.size[1]
+            ratio = min(ratios) if op.fit == "cover" else max(ratios)
+            scale_x, scale_y = scale_x / ratio, scale_y / ratio
+            width, height = width / ratio, height / ratio
+            filters.append(op.interpolation)
         else:
             assert isinstance(op, CenterCrop)
-            width, height = min(width, op.size), min(height, op.size)
+            width, height = min(width, op.size_hw[1]), min(height, op.size_hw[0])
     mean, std = (np.array(values)[:, None] for values in (preprocess.mean, preprocess.std))
     return InputView(
         short_side=height / scale_y / PHOTO_HEIGHT,
@@ -77,7 +89,7 @@ def describe_preprocess(preprocess: Preprocess) -> InputView:
 
 
 def describe_vdsp(vdsp: Vdsp) -> InputView:
-    """Follow the photograph through a vdsp_params file."""
+    """Return what the network sees of the photograph after the steps of a vdsp_params file."""
     (height, width), (crop_height, crop_width) = vdsp.resize_hw, vdsp.output_hw
     config = vdsp.OpConfig
     offsets = (config.CropY - (height - crop_height) / 2, config.CropX - (width - crop_width) / 2)
@@ -92,7 +104,7 @@ def describe_vdsp(vdsp: Vdsp) -> InputView:
 
 
 def find_published_preprocess(manifest: Manifest) -> Preprocess | None:
-    """Return what the authors evaluated this model with, or None where they did not publish it."""
+    """Return the preprocessing that the authors evaluated this model with, or None if it is not published."""
     variant = VARIANTS.get(manifest.config.model.name or manifest.name)
     if variant is None or variant.sha256_prefix is None or manifest.height != manifest.width:
         return None
@@ -125,20 +137,19 @@ def compare_views(found: InputView, expected: InputView, *, what: str, reference
 
 
 def check_vdsp(manifest: Manifest, vdsp: Vdsp) -> tuple[str, ...]:
-    """Compare a vdsp_params file with the published preprocessing, or else with the artifact's own."""
+    """Compare a vdsp_params file with the published preprocessing or, if there is none, with the artifact's own."""
     published = find_published_preprocess(manifest)
     reference = "the published preprocessing" if published else "the artifact's preprocessing"
     expected = describe_preprocess(published or manifest.preprocess)
     return tuple(compare_views(describe_vdsp(vdsp), expected, what="vdsp_params", reference=reference))
 
 
-def check_artifact(artifact: Path, vdsp_params: Path | None = None, *, verify: bool = True) -> tuple[str, ...]:
-    """Compare an artifact's preprocessing, and that of a vdsp_params file, with what the model was published with.
+def check_preprocess(manifest: Manifest, artifact: Path, vdsp_params: Path | None = None) -> tuple[str, ...]:
+    """Compare the preprocessing of an artifact, and that of a vdsp_params file, with the published one.
 
     Raises:
-        ArtifactError, ConfigError: the artifact or the file cannot be used, or they differ in the input's size.
+        ConfigError: the file cannot be used, or its input size is not that of the artifact.
     """
-    manifest = open_artifact(artifact, verify=verify).manifest
     published = find_published_preprocess(manifest)
     lines: list[str] = []
     if published is not None:

@@ -1,4 +1,4 @@
-"""Images and results as ``.npz`` files: one array each, written whole or not at all, and never unpickled."""
+"""Images and results as ``.npz`` files of one array each. Files are written atomically, and nothing is unpickled."""
 
 from __future__ import annotations
 
@@ -13,28 +13,35 @@ import numpy as np
 import numpy.typing as npt
 
 from nestforge.data.imagefolder import ImageFolder, list_images
-from nestforge.data.loader import map_in_order
+from nestforge.data.loader import UnreadableImage, map_in_order
 from nestforge.data.preprocess import MAX_PIXELS, decode_image
 from nestforge.engines.machine import count_available_cores
 from nestforge.errors import DataError
-from nestforge.files import atomic_write, read_small_file, remove_leftovers
+from nestforge.files import atomic_write, read_text, remove_leftovers
 from nestforge.progress import Progress, no_progress
 
 INPUT_KEY, OUTPUT_KEY = "input_0", "output_0"
-RUN_FILE = "vamp.json"  # in a folder of results: what made them
+RUN_FILE = "vamp.json"  # in a result folder: identifies the run that made the results
 MAX_LIST_BYTES = 1 << 30
 _HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 _NUMBERS = "uif"
-_WRITTEN_AT = (1980, 1, 1, 0, 0, 0)  # the oldest a zip can say: the same array gives the same bytes
+_WRITTEN_AT = (
+    1980,
+    1,
+    1,
+    0,
+    0,
+    0,
+)  # the earliest time that zip allows; fixed, so that the same array gives the same bytes
 
 
 @dataclass(frozen=True, kw_only=True)
 class Conversion:
-    """What `convert_images` did; `skipped` images had their npz already, `unreadable` are (image, reason)."""
+    """The outcome of `convert_images`: `skipped` images had an npz already, and `unreadable` images have none."""
 
     written: int
     skipped: int
-    unreadable: tuple[tuple[Path, str], ...]
+    unreadable: tuple[UnreadableImage, ...]
     datalist: Path
     listed: int
 
@@ -42,13 +49,13 @@ class Conversion:
 def convert_images(
     dataset: Path, target: Path, datalist: Path, *, workers: int | None = None, progress: Progress = no_progress
 ) -> Conversion:
-    """Write each image below `dataset` to ``target/CLASS/NAME.npz`` and list the files, one absolute path a line.
+    """Write each image below `dataset` to ``target/CLASS/NAME.npz``, and list the files, one absolute path per line.
 
-    The array ``input_0`` is (3, H, W) uint8 RGB in the original size. The order is that of class folder and name. An
-    npz that exists and is not older than its image is kept. Unreadable images are left out of the list.
+    The array ``input_0`` is (3, H, W) uint8 RGB in the original size. Files are sorted by class folder and name. An
+    existing npz that is not older than its image is kept. Unreadable images are left out of the list.
 
     Raises:
-        DataError: no images, or two of one class that differ only in their suffix.
+        DataError: there are no images, or two images of a class differ only in their suffix.
         NestForgeError: the target cannot be written.
     """
     folder = list_images(dataset)
@@ -64,7 +71,9 @@ def convert_images(
     def convert(path: Path) -> bool | DataError:
         output = output_of[path]
         if not _fits_list(output):
-            return DataError(f"{path}: a line break, or bytes that are no text, cannot stand in a list; rename it")
+            return DataError(
+                f"{path}: a name in the list cannot hold a line break or bytes that are not text; rename it"
+            )
         try:
             if output.is_file() and output.stat().st_mtime_ns >= path.stat().st_mtime_ns:
                 return False
@@ -77,7 +86,7 @@ def convert_images(
         return True
 
     workers = workers or count_available_cores()
-    unreadable: list[tuple[Path, str]] = []
+    unreadable: list[UnreadableImage] = []
     good: list[Path] = []
     written = 0
     with progress("converting", len(outputs)) as advance:
@@ -85,7 +94,7 @@ def convert_images(
         for index, outcome in enumerate(outcomes):
             advance(1)
             if isinstance(outcome, DataError):
-                unreadable.append((folder.paths[index], str(outcome)))
+                unreadable.append(UnreadableImage(image=str(folder.paths[index]), reason=str(outcome)))
             else:
                 written += outcome
                 good.append(outputs[index])
@@ -116,7 +125,7 @@ def _fits_list(path: Path) -> bool:
 
 
 def write_datalist(path: Path, files: Sequence[Path]) -> None:
-    """Write one absolute path a line."""
+    """Write a list of files, one absolute path per line."""
     with atomic_write(path) as partial:
         partial.write_text("".join(f"{file}\n" for file in files), encoding="utf-8")
 
@@ -125,17 +134,10 @@ def read_datalist(path: Path) -> ImageFolder:
     """Read a list of npz files; each one's class is the name of its parent folder.
 
     Raises:
-        DataError: missing, not text, empty, or a path that stands in it twice.
+        DataError: the list is missing, not text, empty, or names a path twice.
     """
-    try:
-        content = read_small_file(path, limit_bytes=MAX_LIST_BYTES)
-        if len(content) > MAX_LIST_BYTES:
-            raise DataError(f"{path} is over {MAX_LIST_BYTES >> 30} GiB; give a list with one npz path a line")
-        text = content.decode("utf-8")
-    except OSError as error:
-        raise DataError(f"cannot read datalist {path}: {error.strerror}; make it with image2npz.py") from error
-    except ValueError as error:
-        raise DataError(f"datalist {path} is not UTF-8 text; give one npz path a line") from error
+    remedy = "give one npz path per line, as image2npz.py writes it"
+    text = read_text(path, limit_bytes=MAX_LIST_BYTES, kind="datalist", remedy=remedy, error=DataError)
     files = [Path(line.strip()) for line in text.splitlines() if line.strip()]
     if not files:
         raise DataError(f"datalist {path} is empty; make it with image2npz.py")
@@ -145,12 +147,12 @@ def read_datalist(path: Path) -> ImageFolder:
 
 
 def hash_list(files: Sequence[Path]) -> str:
-    """Return the sha256 of a list's paths in order."""
+    """Return the sha256 of the paths of a list, in order."""
     return hashlib.sha256("\n".join(map(str, files)).encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def write_npz(path: Path, key: str, array: npt.NDArray[Any]) -> None:
-    """Write one array; the file is there when it is complete."""
+    """Write one array; the file appears only when it is complete."""
     contiguous = np.asarray(array, order="C")
     with (
         atomic_write(path) as partial,
@@ -162,7 +164,7 @@ def write_npz(path: Path, key: str, array: npt.NDArray[Any]) -> None:
 
 
 def read_image_npz(path: Path) -> npt.NDArray[np.uint8]:
-    """Read the image (3, H, W), uint8 RGB, of an npz.
+    """Read the image of an npz: (3, H, W) uint8 RGB.
 
     Raises:
         DataError: not such a file.
@@ -174,10 +176,10 @@ def read_image_npz(path: Path) -> npt.NDArray[np.uint8]:
 
 
 def read_npz(path: Path, key: str, *, max_values: int) -> npt.NDArray[Any]:
-    """Read one numeric array of an npz, never unpickling and never reading more than the header announces.
+    """Read one numeric array of an npz. Nothing is unpickled, and no more is read than the header announces.
 
     Raises:
-        DataError: missing, damaged, no such key, not numbers, or more than `max_values`.
+        DataError: the file is missing or damaged, the key is missing, or the array is not numeric or too large.
     """
     try:
         if path.exists() and not path.is_file():
@@ -193,7 +195,7 @@ def read_npz(path: Path, key: str, *, max_values: int) -> npt.NDArray[Any]:
         raise
     except FileNotFoundError as error:
         raise DataError(f"no file {path}; make it again") from error
-    except Exception as error:  # zipfile, zlib and numpy raise whatever the broken bytes lead them to
+    except Exception as error:  # zipfile, zlib and numpy raise many kinds of errors on broken bytes
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(f"{path} is not a readable npz ({reason}); make it again") from error
 
@@ -213,5 +215,5 @@ def _read_array(member: IO[bytes], path: Path, max_values: int) -> npt.NDArray[A
     size = count * dtype.itemsize
     data = member.read(size + 1)
     if len(data) != size:
-        raise DataError(f"{path} is damaged: its array has not the size that its header says; make it again")
+        raise DataError(f"{path} is damaged: its array does not have the size in its header; make it again")
     return np.frombuffer(data, dtype).reshape(shape, order="F" if fortran_order else "C")

@@ -1,7 +1,7 @@
-"""The two bilinear resizes of vdsp files, each bit for bit that of the library it is named after, on uint8 images.
+"""The two bilinear resizes of vdsp files on uint8 images, each equal bit for bit to the library in its name.
 
-BILINEAR_CV is OpenCV's ``INTER_LINEAR``: two taps an axis whatever the scale, in fixed point, half-pixel centres.
-BILINEAR_PILLOW is Pillow's ``BILINEAR``: a triangle as wide as the scale, so that shrinking averages.
+BILINEAR_CV is OpenCV's ``INTER_LINEAR``: two taps per axis at any scale, in fixed point, with half-pixel centres.
+BILINEAR_PILLOW is Pillow's ``BILINEAR``: a triangle filter as wide as the scale, so that shrinking averages.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ _COEFFICIENT_BITS = 11
 def resize_as_opencv(image_chw: ImageCHW, height: int, width: int) -> ImageCHW:
     """Return (3, height, width) as ``cv2.resize(..., interpolation=cv2.INTER_LINEAR)`` computes it.
 
-    Weights have 11 bits; a row of sums keeps 7 fewer than it could (4 dropped before the vertical product, 16 after).
-    Exactly half the size on both axes is the mean of four pixels there, and here.
+    Weights have 11 bits. OpenCV drops 4 bits of the horizontal sums, 16 of the vertical products, and rounds off 2.
+    Half the size on both axes is a special case: the mean of four pixels.
     """
     source_height, source_width = image_chw.shape[1:]
     if (source_height, source_width) == (height, width):
@@ -34,13 +34,13 @@ def resize_as_opencv(image_chw: ImageCHW, height: int, width: int) -> ImageCHW:
     left = left.clip(0, source_width - 1)
     right = np.minimum(left + 1, source_width - 1)
     top, fraction_y = _find_taps(source_height, height)
-    used, place = np.unique(np.concatenate([top, top + 1]).clip(0, source_height - 1), return_inverse=True)
+    used, positions = np.unique(np.concatenate([top, top + 1]).clip(0, source_height - 1), return_inverse=True)
 
     near_x, far_x = _to_fixed_point(fraction_x)
     rows = image_chw[:, used].astype(np.int32)
     sums = (rows[:, :, left] * near_x + rows[:, :, right] * far_x) >> 4  # (3, used rows, width)
     near_y, far_y = (weights[:, None] for weights in _to_fixed_point(fraction_y))
-    upper, lower = sums[:, place[:height]], sums[:, place[height:]]
+    upper, lower = sums[:, positions[:height]], sums[:, positions[height:]]
     mixed = ((near_y * upper) >> 16) + ((far_y * lower) >> 16)
     return ((mixed + 2) >> 2).clip(0, 255).astype(np.uint8)
 
@@ -53,7 +53,7 @@ def resize_as_pillow(image_chw: ImageCHW, height: int, width: int) -> ImageCHW:
 
 
 def _find_taps(source: int, target: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
-    """Return the first of the two pixels each target pixel is made of, and the weight of the second."""
+    """Return the first of the two pixels that make each target pixel, and the weight of the second."""
     scale = 1.0 / (target / source)  # OpenCV's order of operations, in double precision
     position = ((np.arange(target) + 0.5) * scale - 0.5).astype(np.float32)
     first = np.floor(position)

@@ -1,4 +1,4 @@
-"""The vendor's build YAML, read strictly and turned into a `BuildConfig`."""
+"""Read the vendor's build YAML strictly, and turn it into a `BuildConfig`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from nestforge.config import (
 )
 from nestforge.data.preprocess import CenterCrop, GeometryOp, Preprocess, Resize, make_reference_preprocess
 from nestforge.errors import ConfigError
-from nestforge.networks.zoo import VARIANTS
+from nestforge.networks.zoo import VARIANTS, Variant
 from nestforge.schema import explain_invalid, parse, read_yaml
 
 Side = Annotated[int, Field(ge=1, le=8192)]
@@ -71,7 +71,7 @@ class DecodeImage(_Part):
 
 
 class VendorResize(_Part):
-    """`size` is [height, width], squashed to, or one number: the short side."""
+    """`size` is [height, width], to which the image is squashed, or one number, the new short side."""
 
     type: Literal["Resize"]
     size: Side | tuple[Side, Side]
@@ -89,7 +89,7 @@ class VendorCrop(_Part):
 
 
 class Normalize(_Part):
-    """Constants of pixels divided by 255, or of pixels as they are: told apart by a mean above 1, or a std above 2."""
+    """Mean and std of pixels divided by 255 or, if a mean is above 1 or a std above 2, of pixels from 0 to 255."""
 
     type: Literal["Normalize"]
     mean: Triple
@@ -167,17 +167,18 @@ class VamcFile(_Part):
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What a vendor's file asks for here; each of `notes` is one line on what is taken otherwise than there."""
+    """The build that a vendor's file describes; each of `notes` is one line about something done differently."""
 
     config: BuildConfig
     notes: tuple[str, ...]
+    assumed: Variant | None = None  # the variant whose published preprocessing is used because the file has none
 
 
 def read_vamc(path: Path) -> VamcFile:
     """Read a vendor's build file.
 
     Raises:
-        ConfigError: missing, not YAML, unknown key (the nearest known one is named), wrong type or value.
+        ConfigError: missing, not YAML, an unknown key (the message names the nearest known one), a wrong type or value.
     """
     return parse_vamc(read_yaml(path), source=str(path))
 
@@ -195,7 +196,8 @@ def plan_build(file: VamcFile, *, engine: str = "openvino", has_bf16: bool) -> P
     """Turn a vendor's file into a build for `engine`; `has_bf16` says whether this CPU executes bf16.
 
     Raises:
-        ConfigError: the process ops do not give the model's input, or there are none and nothing else says them.
+        ConfigError: the process ops do not produce the model's input, or are missing for a model that has no published
+            preprocessing.
     """
     quantize = file.backend.quantize or Quantize()
     notes = [f"backend.type tvm_vacc: the artifact is built for this machine's engine, {engine}, not for VACC"]
@@ -231,7 +233,35 @@ def plan_build(file: VamcFile, *, engine: str = "openvino", has_bf16: bool) -> P
         preprocess=preprocess,
         append_softmax=bool(file.graph and file.graph.extra_ops and file.graph.extra_ops.type == "softmax"),
     )
-    return Plan(config=config, notes=tuple(notes))
+    is_written = file.dataset is not None and bool(file.dataset.process_ops)
+    return Plan(config=config, notes=tuple(notes), assumed=None if is_written else VARIANTS[file.name])
+
+
+def check_assumed_preprocess(plan: Plan) -> None:
+    """Refuse a variant's published preprocessing for a model with another number of classes.
+
+    Raises:
+        ConfigError: process ops are missing, and the model's classes are not the published ones.
+        ModelError: the model cannot be read.
+    """
+    from nestforge.compile.classifier import adapt_classifier
+    from nestforge.compile.onnxfile import read_onnx
+    from nestforge.networks.checkpoint import read_checkpoint
+
+    if plan.assumed is None:
+        return
+    model = plan.config.model
+    if model.onnx is not None:
+        classes = adapt_classifier(read_onnx(Path(model.onnx))).num_classes
+    else:
+        classes = len(read_checkpoint(Path(str(model.weights)), plan.assumed)["fc.bias"])
+    if classes != plan.assumed.num_classes:
+        raise ConfigError(
+            f"{model.onnx or model.weights} has {classes} classes but {plan.assumed.name} was published with "
+            f"{plan.assumed.num_classes}: write dataset.process_ops, such as [{{type: DecodeImage}}, "
+            "{type: Resize, size: [64, 64]}, {type: Normalize, mean: [0.485, 0.456, 0.406], "
+            "std: [0.229, 0.224, 0.225]}, {type: ToTensor}]"
+        )
 
 
 def _list_hardware_keys(file: VamcFile) -> list[str]:
@@ -250,9 +280,9 @@ def _make_preprocess(file: VamcFile, notes: list[str]) -> Preprocess:
     if not ops:
         if file.name not in VARIANTS or height != width:
             raise ConfigError(
-                f"{file.name}: no dataset.process_ops, and nothing else says how images are prepared; write them out"
+                f"{file.name}: dataset.process_ops is missing, and this model has no published preprocessing; add them"
             )
-        notes.append(f"no dataset.process_ops: the published preprocessing of {file.name} is taken")
+        notes.append(f"no dataset.process_ops: the published preprocessing of {file.name} is used")
         return make_reference_preprocess(height)
     steps: list[GeometryOp] = []
     mean, std, channels = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), "rgb"
@@ -276,7 +306,7 @@ def _make_preprocess(file: VamcFile, notes: list[str]) -> Preprocess:
         made = preprocess.output_hw
         shown = f"{made[0]}x{made[1]}" if made else "images of no fixed size"
         raise ConfigError(
-            f"dataset.process_ops give {shown} but frontend.shape is {height}x{width}; end them in that size"
+            f"dataset.process_ops give {shown} but frontend.shape is {height}x{width}; make the last op give that size"
         )
     return preprocess
 

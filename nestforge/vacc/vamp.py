@@ -1,4 +1,4 @@
-"""The vendor's ``vamp``: how fast an artifact is, and its results for a list of npz images."""
+"""The vendor's ``vamp``: measures the speed of an artifact. Its other half, lists of npz images, is in `datalist`."""
 
 from __future__ import annotations
 
@@ -13,11 +13,13 @@ from threading import BrokenBarrierError
 
 import numpy as np
 
-from nestforge.artifact.artifact import open_artifact
+from nestforge.artifact.artifact import Artifact, open_artifact
+from nestforge.checks import check_range
 from nestforge.compile.build import read_peak_rss_bytes
+from nestforge.engines.base import Parallelism
 from nestforge.engines.machine import count_available_cores
 from nestforge.errors import ConfigError, EngineError, NestForgeError
-from nestforge.measure.benchmark import Latency, Run
+from nestforge.measure.interleave import Latency, Run
 from nestforge.vacc.geometry import check_vdsp
 from nestforge.vacc.vdsp import Vdsp, check_output_size, read_vdsp
 from nestforge.vacc.workers import CONTEXT, open_pool
@@ -29,42 +31,73 @@ PREPROCESS_ROUNDS = 5
 
 @dataclass(frozen=True, kw_only=True)
 class VampSettings:
-    """What the flags say: `instances` are parallel requests (-i) in each of `processes` (-p)."""
+    """What the flags ask for, with every file opened and checked; worker processes get it too.
 
-    model: Path
-    vdsp_params: Path | None
-    instances: int = 1
-    processes: int = 1
-    batch: int = 1
+    `instances` is the number of parallel requests (-i) of `batch` images in each of `processes` (-p). `vdsp` is the
+    vdsp_params file, and `warnings` lists how it differs from the published preprocessing.
+    """
+
+    artifact: Artifact
+    vdsp: Vdsp | None
+    instances: int
+    processes: int
+    batch: int
+    warnings: tuple[str, ...]
+
+    @property
+    def parallelism(self) -> Parallelism:
+        """The parallelism of one process, which gets its share of the cores."""
+        threads = max(1, count_available_cores() // self.processes)
+        return Parallelism(batch=self.batch, streams=self.instances, threads=threads)
 
 
-def choose_settings(
-    model: Path, vdsp_params: Path | None, *, instances: int | None, processes: int, batch: int | None
+def open_settings(
+    model: Path,
+    vdsp_params: Path | None = None,
+    *,
+    instances: int | None = None,
+    processes: int = 1,
+    batch: int | None = None,
+    shape: tuple[int, ...] | None = None,
 ) -> VampSettings:
-    """Fill in what was not given: one request of one image, or what `nestforge.tune` found for a single process.
+    """Open everything that a run needs. A number that is None becomes 1 or, for one process, what tuning found.
 
     Raises:
+        ConfigError: a number out of range, or a shape or vdsp file that does not fit the artifact.
         ArtifactError: as `open_artifact`.
     """
-    tuning = open_artifact(model).find_tuning() if instances is batch is None and processes == 1 else None
+    artifact = open_artifact(model)
+    tuning = artifact.find_tuning() if instances is batch is None and processes == 1 else None
     if tuning is not None:
-        instances, batch = tuning.throughput.streams, tuning.throughput.batch
-    return VampSettings(
-        model=model,
-        vdsp_params=vdsp_params,
-        instances=1 if instances is None else instances,
-        processes=processes,
-        batch=1 if batch is None else batch,
-    )
+        best = tuning.throughput.parallelism
+        instances, batch = best.streams, best.batch
+    numbers = {
+        "instances": 1 if instances is None else instances,
+        "processes": processes,
+        "batch": 1 if batch is None else batch,
+    }
+    for name, value in numbers.items():
+        check_range(name, value, 1, 256)
+    manifest = artifact.manifest
+    own = (3, manifest.height, manifest.width)
+    if shape is not None and shape != own:
+        raise ConfigError(f"-s {list(shape)} is not the artifact's input {list(own)}; leave it out, or build for it")
+    vdsp: Vdsp | None = None
+    warnings: tuple[str, ...] = ()
+    if vdsp_params is not None:
+        vdsp = read_vdsp(vdsp_params)
+        check_output_size(vdsp, height=manifest.height, width=manifest.width, artifact=model)
+        warnings = check_vdsp(manifest, vdsp)
+    return VampSettings(artifact=artifact, vdsp=vdsp, warnings=warnings, **numbers)
 
 
 @dataclass(frozen=True, kw_only=True)
 class VampBench:
     """Speed of the network alone, on normalised random images.
 
-    `throughput_fps` is images a second of all processes together, `latency_ms` that of a batch, `cpu_cores` the
-    processor time a second, `memory_bytes` the most memory the processes had resident, together. `preprocess_ms` is
-    what the vdsp file costs for one image on one core; None without one.
+    `throughput_fps` is images per second of all processes together, `latency_ms` that of a batch, `cpu_cores` the
+    processor time per second, and `memory_bytes` the sum of the processes' peak resident memory. `preprocess_ms` is the
+    time of the vdsp file's preprocessing for one image on one core; None without a vdsp file.
     """
 
     model: Path
@@ -94,46 +127,22 @@ class _Measured:
     latencies_ms: list[float]
 
 
-def check_settings(settings: VampSettings, shape: tuple[int, ...] | None = None) -> tuple[Vdsp | None, tuple[str, ...]]:
-    """Open everything a run needs; return the vdsp file and the warnings of `geometry`.
-
-    Raises:
-        ConfigError: a number out of range, or a shape or vdsp file that does not fit the artifact.
-        ArtifactError: as `open_artifact`.
-    """
-    for name in ("instances", "processes", "batch"):
-        if not 1 <= getattr(settings, name) <= 256:
-            raise ConfigError(f"{name} {getattr(settings, name)} is outside 1 to 256")
-    manifest = open_artifact(settings.model).manifest
-    own = (3, manifest.height, manifest.width)
-    if shape is not None and shape != own:
-        raise ConfigError(f"-s {list(shape)} is not the artifact's input {list(own)}; leave it out, or build for it")
-    if settings.vdsp_params is None:
-        return None, ()
-    vdsp = read_vdsp(settings.vdsp_params)
-    check_output_size(vdsp, height=manifest.height, width=manifest.width, artifact=settings.model)
-    return vdsp, check_vdsp(manifest, vdsp)
-
-
 def measure_vamp(
     settings: VampSettings,
     *,
-    shape: tuple[int, ...] | None = None,
     seconds: float = 5.0,
     iterations: int | None = None,
 ) -> VampBench:
-    """Measure for `seconds` after a warm-up, or for `iterations` batches an instance.
+    """Measure for `seconds` after a warm-up, or for `iterations` batches per instance.
 
     Raises:
-        ConfigError: a setting out of range, or one that does not fit the artifact.
-        ArtifactError, EngineError: the artifact cannot be opened so.
+        ConfigError: `seconds` or `iterations` out of range.
+        EngineError: the artifact cannot be opened with these settings.
     """
-    vdsp, warnings = check_settings(settings, shape)
-    if not 0.1 <= seconds <= 86_400:
-        raise ConfigError(f"-t {seconds} is outside 0.1 to 86400 seconds")
-    if iterations is not None and not 1 <= iterations <= 10**9:
-        raise ConfigError(f"--iterations {iterations} is outside 1 to 1000000000")
-    manifest = open_artifact(settings.model).manifest
+    check_range("-t", seconds, 0.1, 86_400, unit="seconds")
+    if iterations is not None:
+        check_range("--iterations", iterations, 1, 10**9)
+    manifest = settings.artifact.manifest
     if settings.processes == 1:
         parts = [_measure(settings, seconds, iterations, None)]
     else:
@@ -143,7 +152,7 @@ def measure_vamp(
     latencies_ms = [latency for part in parts for latency in part.latencies_ms]
     p50, p90, p99 = (float(value) for value in np.percentile(latencies_ms, [50, 90, 99]))
     return VampBench(
-        model=settings.model,
+        model=settings.artifact.folder,
         engine=manifest.config.engine,
         dtype=manifest.config.dtype,
         shape=(3, manifest.height, manifest.width),
@@ -157,8 +166,8 @@ def measure_vamp(
         cpu_cores=sum(part.cpu_seconds / part.seconds for part in parts),
         available_cores=count_available_cores(),
         memory_bytes=sum(part.rss_bytes for part in parts),
-        preprocess_ms=None if vdsp is None else _time_preprocessing(vdsp),
-        warnings=warnings,
+        preprocess_ms=None if settings.vdsp is None else _time_preprocessing(settings.vdsp),
+        warnings=settings.warnings,
     )
 
 
@@ -180,13 +189,8 @@ def _measure_together(settings: VampSettings, seconds: float, iterations: int | 
 
 
 def _measure(settings: VampSettings, seconds: float, iterations: int | None, barrier: Barrier | None) -> _Measured:
-    """Measure in this process; with a barrier, from the moment on when all processes have warmed up."""
-    session = open_artifact(settings.model).open_session(
-        batch=settings.batch,
-        streams=settings.instances,
-        threads=max(1, count_available_cores() // settings.processes),
-    )
-    run = Run(session)
+    """Measure in this process; with a barrier, start when all processes have warmed up."""
+    run = Run(settings.artifact.open_session(settings.parallelism))
     run.spend(WARM_UP_SECONDS, record=False)
     if barrier is not None:
         barrier.wait(BARRIER_SECONDS)
@@ -208,7 +212,7 @@ def _read_cpu_seconds() -> float:
 
 
 def _time_preprocessing(vdsp: Vdsp) -> float:
-    """Return the median milliseconds for one image of the size the file names."""
+    """Return the median milliseconds for one image of the size that the file names."""
     height, width = vdsp.OpConfig.IimageHeight or 375, vdsp.OpConfig.IimageWidth or 500
     image_chw = np.random.default_rng(0).integers(0, 256, (3, height, width), np.uint8)
     return float(np.median(list(_time_rounds(vdsp, image_chw))))

@@ -1,4 +1,4 @@
-"""The vendor's ``vamp_eval``: result files and class folders become top-1 and top-5."""
+"""The vendor's ``vamp_eval``: compute top-1 and top-5 from result files and class folders."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from nestforge.data.labelfiles import read_labels
 from nestforge.data.labels import Label, read_imagenet_labels
 from nestforge.errors import DataError
 from nestforge.files import atomic_write, read_small_file
+from nestforge.inference.topk import rank_classes
 from nestforge.measure.statistics import Rate, compute_rate
 from nestforge.progress import Progress, no_progress
 from nestforge.vacc.npz import OUTPUT_KEY, RUN_FILE, hash_list, read_datalist, read_npz
@@ -21,7 +22,7 @@ from nestforge.vacc.npz import OUTPUT_KEY, RUN_FILE, hash_list, read_datalist, r
 TOP = 5
 MAX_CLASSES = 1 << 20
 IMAGENET_CLASSES = 1000
-SAME_NAMES = 0.9  # of the lines of a label file without wnids, for it to be ImageNet's in ImageNet's order
+SAME_NAMES = 0.9  # share of equal lines that makes a label file without wnids one of ImageNet, in its order
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,12 +40,12 @@ def evaluate_results(
 ) -> VampEvaluation:
     """Compare every result with the class folder of its image.
 
-    A folder is called by the wnid or the name of its class. Line i of `label` names class i; a file of names alone
-    gets ImageNet's wnids when its names are ImageNet's.
+    The name of a class folder is the wnid or the name of the class. Line i of `label` names class i. A file without
+    wnids gets ImageNet's if its names are ImageNet's.
 
     Raises:
-        DataError: a result is missing, damaged, too many or not of the labels' number of classes, or a folder is no
-            class; nothing is written then.
+        DataError: there are missing, damaged or extra results, a result has another number of classes than the labels,
+            or a folder matches no class; nothing is written then.
     """
     folder = read_datalist(datalist)
     labels = _add_wnids(read_labels(label), label)
@@ -58,7 +59,7 @@ def evaluate_results(
     ):
         for image, correct, result in zip(folder.paths, truth, results, strict=True):
             scores = _read_scores(result, len(labels), label)
-            order = np.argsort(-scores, kind="stable")[:TOP]
+            order = rank_classes(scores[None], TOP)[0]
             top1 += int(order[0]) == correct
             top5 += correct in order
             file.writelines(_format_lines(image, order, scores, labels))
@@ -81,18 +82,22 @@ def _format_lines(
 
 
 def _add_wnids(labels: tuple[Label, ...], path: Path) -> tuple[Label, ...]:
-    """Give names alone the wnids of ImageNet, if they are its names in its order."""
+    """Add the wnids of ImageNet to labels without wnids, if they are its names in its order.
+
+    Raises:
+        DataError: there are 1,000 names, but they are not ImageNet's in its order.
+    """
     if any(label.wnid for label in labels) or len(labels) != IMAGENET_CLASSES:
         return labels
     known = read_imagenet_labels()
-    same = [_first_name(ours) == _first_name(theirs) for ours, theirs in zip(labels, known, strict=True)]
+    same = [_first_name(label) == _first_name(other) for label, other in zip(labels, known, strict=True)]
     if sum(same) < SAME_NAMES * IMAGENET_CLASSES:
         wrong = same.index(False)
         raise DataError(
             f"{path} has 1,000 names but not ImageNet's in its order: line {wrong + 1} is {labels[wrong].name!r}, "
             f"not {known[wrong].name!r}; fix the order, or write wnid<TAB>name on every line"
         )
-    return tuple(Label(ours.name, theirs.wnid) for ours, theirs in zip(labels, known, strict=True))
+    return tuple(Label(label.name, other.wnid) for label, other in zip(labels, known, strict=True))
 
 
 def _first_name(label: Label) -> str:
@@ -106,7 +111,7 @@ def _list_results(result_path: Path, folder: ImageFolder) -> list[Path]:
     if len(results) != len(folder.paths):
         raise DataError(
             f"{result_path} has {len(results)} results but {folder.root} lists {len(folder.paths)} images; "
-            "run vamp again until none is missing, or take unreadable images off the list"
+            "run vamp again until none is missing, or remove unreadable images from the list"
         )
     marker = result_path / RUN_FILE
     if marker.is_file() and hash_list(folder.paths).encode() not in read_small_file(marker, limit_bytes=1 << 16):
@@ -118,7 +123,7 @@ def _read_scores(path: Path, classes: int, label: Path) -> npt.NDArray[np.float6
     scores = read_npz(path, OUTPUT_KEY, max_values=MAX_CLASSES)
     if scores.shape not in ((classes,), (1, classes)):
         raise DataError(
-            f"{path} has scores of shape {scores.shape} but {label} has {classes} lines; use its label file"
+            f"{path} has scores of shape {scores.shape} but {label} has {classes} lines; give its label file"
         )
     flat: npt.NDArray[np.float64] = scores.reshape(-1).astype(np.float64)
     if not np.isfinite(flat).all():

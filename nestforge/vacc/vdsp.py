@@ -1,6 +1,6 @@
 """The vendor's ``vdsp_params`` JSON: what its image processor does to an RGB image before the network.
 
-The same on this machine: squash-resize, colour code, crop, normalise, in the order of the OpType's name.
+This module does the same: squash-resize, colour code, crop, normalise, in the order of the OpType's name.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class _Part(BaseModel):
 
 
 class VdspConfig(_Part):
-    """The key ``OpConfig``, with the vendor's names. Sizes are pixels; Iimage is nominal: each image brings its own."""
+    """The key ``OpConfig``, with the vendor's names. Sizes are in pixels; images may have another size than Iimage."""
 
     IimageFormat: Literal["RGB_PLANAR"] = "RGB_PLANAR"
     IimageWidth: Side | None = None
@@ -44,7 +44,7 @@ class VdspConfig(_Part):
     OimageHeight: Side
     CropX: Offset = 0
     CropY: Offset = 0
-    ResizeWidth: Side | None = None  # default: that of Oimage
+    ResizeWidth: Side | None = None  # default: OimageWidth
     ResizeHeight: Side | None = None
     Mean: Triple = (0.0, 0.0, 0.0)
     Std: Triple = (1.0, 1.0, 1.0)
@@ -87,18 +87,18 @@ class Vdsp(_Part):
 
     @property
     def resize_hw(self) -> tuple[int, int]:
-        """Height and width every image is squashed to."""
+        """Height and width that every image is squashed to."""
         config = self.OpConfig
         return config.ResizeHeight or config.OimageHeight, config.ResizeWidth or config.OimageWidth
 
     @property
     def output_hw(self) -> tuple[int, int]:
-        """Height and width of what the network gets."""
+        """Height and width of the network's input."""
         return self.OpConfig.OimageHeight, self.OpConfig.OimageWidth
 
     @cached_property
     def levels(self) -> npt.NDArray[np.float32]:
-        """What each of the 256 levels of each network channel becomes, shape (3, 256)."""
+        """The value of each of the 256 levels in each channel of the network, (3, 256) float32."""
         config, pixels = self.OpConfig, np.arange(256, dtype=np.float32)
         if config.NormaType == "EQUAL":
             return np.tile(pixels, (3, 1))
@@ -114,7 +114,7 @@ class Vdsp(_Part):
         """Turn an RGB image (3, H, W), uint8, into the network's input (3, OimageHeight, OimageWidth), float32.
 
         Raises:
-            DataError: not such an array.
+            DataError: `image_chw` is not such an array.
         """
         if image_chw.dtype != np.uint8 or image_chw.ndim != 3 or len(image_chw) != 3 or 0 in image_chw.shape:
             raise DataError(f"an image must be (3, H, W) uint8, not {image_chw.shape} {image_chw.dtype}")
@@ -135,10 +135,10 @@ def read_vdsp(path: Path) -> Vdsp:
     """Read a vdsp_params file.
 
     Raises:
-        ConfigError: missing, not JSON, an unknown key, or a geometry that is impossible in itself.
+        ConfigError: missing, not JSON, an unknown key, or sizes that contradict each other.
     """
     remedy = "write it as the vendor's vdsp_params"
-    data = read_json(path, limit_bytes=MAX_JSON_BYTES, kind="a vdsp_params file", remedy=remedy)
+    data = read_json(path, limit_bytes=MAX_JSON_BYTES, kind="vdsp_params file", remedy=remedy)
     return parse_vdsp(data, source=str(path))
 
 
@@ -152,10 +152,10 @@ def parse_vdsp(data: object, *, source: str) -> Vdsp:
 
 
 def check_output_size(vdsp: Vdsp, *, height: int, width: int, artifact: Path) -> None:
-    """Check that what the file produces is what the artifact takes.
+    """Check that the file produces the input size of the artifact.
 
     Raises:
-        ConfigError: it is not; both sizes are in the message.
+        ConfigError: it does not; the message names both sizes.
     """
     if vdsp.output_hw != (height, width):
         raise ConfigError(

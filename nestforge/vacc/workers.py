@@ -1,4 +1,4 @@
-"""Worker processes of vamp: they end with their parent, and the death of one is an error and not a hang."""
+"""Worker processes of vamp. They end with their parent, and if one dies, that is an error and not a hang."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ CONTEXT: SpawnContext = multiprocessing.get_context("spawn")
 def open_pool(
     count: int, prepare: Callable[..., None] | None = None, *arguments: object
 ) -> Iterator[ProcessPoolExecutor]:
-    """Give a pool of `count` processes, each of which has called `prepare` with `arguments`.
+    """Open a pool of `count` processes, each of which first calls `prepare` with `arguments`.
 
     Raises:
-        EngineError: a process died: killed by the system for its memory, by somebody, or by a fault of the engine.
+        EngineError: a process died: killed by the system for its memory, killed by a user, or crashed in the engine.
     """
     try:
         with ProcessPoolExecutor(
@@ -34,7 +34,7 @@ def open_pool(
             yield pool
     except BrokenProcessPool as error:
         raise EngineError(
-            "a worker process died, perhaps killed for its memory; what was written is kept: run it again to go on, "
+            "a worker process died, perhaps killed for its memory; what was written is kept: run it again to continue, "
             "with fewer processes (-p) if memory is short"
         ) from error
 
@@ -47,7 +47,7 @@ def _start_worker(prepare: Callable[..., None] | None, arguments: tuple[object, 
 
 
 def _end_with_parent() -> None:
-    """Leave at once when the parent was killed: nobody waits for this process any more."""
+    """Exit at once if the parent was killed, because nobody waits for this process any more."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     wait([parent.sentinel])

@@ -169,7 +169,7 @@ def test_spared_is_what_a_build_makes_of_it(prepared: Prepared) -> None:
     assert sum(layer.macs_share for layer in layers) == pytest.approx(1)
     shares = [layer.time_share for layer in layers if layer.time_share is not None]
     assert len(shares) == len(layers)
-    assert 0.3 < sum(shares) <= 1
+    assert 0 < sum(shares) <= 1
     assert all(layer.range_low <= 0 < layer.range_high for layer in layers)
     assert all(0 <= layer.clipped_share < 1e-3 for layer in layers)
 
@@ -205,7 +205,7 @@ def test_interruption_keeps_what_is_done(artifacts: dict[str, Path], monkeypatch
     done = {layer.name: layer for layer in result.layers}
     calls.clear()
     monkeypatch.setattr(module, "compare_logits", lambda *logits: calls.append(1) or compare(*logits))
-    with pytest.warns(UserWarning, match="going on with an interrupted"):
+    with pytest.warns(UserWarning, match="continuing an interrupted"):
         resumed = sensitivity(artifacts["int8"], images=2)
     assert resumed.complete
     assert len(calls) == 1 + 2 * (len(resumed.layers) - len(done))  # nothing is measured twice
@@ -220,7 +220,7 @@ def _without_time(layer: module.LayerSensitivity) -> module.LayerSensitivity:
 def test_refusals(artifacts: dict[str, Path], slim_config: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="below 1"):
         sensitivity(artifacts["int8"], images=0)
-    with pytest.raises(ArtifactError, match="is no artifact"):
+    with pytest.raises(ArtifactError, match="is not a nestforge artifact"):
         sensitivity(tmp_path)
     path = tmp_path / "c.yaml"
     path.write_text(json.dumps({**slim_config, "calibration": None, "dtype": "fp32", "output": "unused"}))

@@ -1,4 +1,4 @@
-"""Accuracy is not measured on calibration images, unless somebody insists."""
+"""Accuracy is not measured on calibration images, unless overridden."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from nestforge.artifact import overlap
 from nestforge.artifact.artifact import open_artifact
 from nestforge.builder import build
-from nestforge.compile import images
 from nestforge.config import parse_config
 from nestforge.errors import DataError
 from nestforge.measure.evaluate import evaluate
@@ -51,7 +51,7 @@ def test_build_refuses_evaluation_images(slim_config: dict[str, Any], mixed: Pat
 def test_only_files_of_the_same_size_are_read(
     artifacts: dict[str, Path], dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(images, "hash_file", lambda path: pytest.fail(f"{path} was read"))
+    monkeypatch.setattr(overlap, "hash_file", lambda path: pytest.fail(f"{path} was read"))
     path = tmp_path / "large.png"
     path.write_bytes(bytes(123_457))
-    assert images.find_overlap(open_artifact(artifacts["int8"]).manifest.inputs, [path, tmp_path / "none"]) == []
+    assert overlap.find_overlap(open_artifact(artifacts["int8"]).manifest.inputs, [path, tmp_path / "none"]) == []

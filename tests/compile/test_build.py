@@ -9,14 +9,17 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 
 from nestforge.artifact.artifact import inspect, open_artifact
+from nestforge.artifact.manifest import QuantizationRecord
 from nestforge.builder import build
 from nestforge.compile.plan import choose_disabled_passes
+from nestforge.compile.warnings import describe_layers, find_warnings
 from nestforge.config import parse_config, read_config
 from nestforge.engines import get_engine
-from nestforge.engines.base import Settings
+from nestforge.engines.base import Parallelism, Settings
 from nestforge.engines.machine import read_machine
 from nestforge.errors import ArtifactError, ConfigError, DataError, ModelError, NestForgeError
 
@@ -87,7 +90,8 @@ def test_every_key_changes_the_model(
 def test_other_keys_change_the_artifact(slim_config: Config, slim_onnx: Path, tmp_path: Path) -> None:
     manifest = build_with(slim_config, tmp_path / "ort", engine="onnxruntime")
     assert "onnxruntime" in manifest["versions"]
-    assert manifest["kernels"] == {}
+    assert set(manifest["kernels"]["QLinearConv"]) == {"u8"}
+    assert manifest["weighted_types"] == ["Conv", "Gemm", "QLinearConv"]
     unlabelled = {key: value for key, value in slim_config.items() if key != "labels"}
     manifest = build_with(unlabelled, tmp_path / "unlabelled", dtype="fp32")
     assert list(manifest["outputs"]) == ["model.onnx"]
@@ -142,6 +146,37 @@ def test_what_int8_leaves_in_float_is_computed_in_bf16(slim_config: Config, tmp_
         build_with(slim_config, tmp_path / "b", quantize=quantize, engine="onnxruntime")
 
 
+def test_layers_left_in_float_are_warned_of(slim_config: Config, tmp_path: Path) -> None:
+    manifest = build_with(slim_config, tmp_path / "a", quantize={"skip_convolutions": [1]})
+    assert manifest["warnings"] == ["Conv conv1.3 runs in f32, not in int8: the build file leaves it in float"]
+
+
+def test_layers_that_onnxruntime_executes_in_float_are_warned_of(slim_config: Config, tmp_path: Path) -> None:
+    """Its int8 kernels write 8 bits: a layer whose result nothing reads in 8 bits runs in float."""
+    names = [f"Conv layer{stage}.0.conv2.fc2" for stage in (1, 2, 3, 4)]
+    names += ["Conv layer4.0.conv3", "Conv layer4.0.downsample.1", "Gemm fc"]
+    manifest = build_with(slim_config, tmp_path / "a", engine="onnxruntime")
+    assert sorted(manifest["warnings"]) == sorted(f"{name} runs in f32, not in int8" for name in names)
+
+
+def test_a_silent_engine_s_layers_in_float_are_warned_of_too() -> None:
+    text = """<ir_version: 9, opset_import: ["" : 17]> g (float[n,3,8,8] x, float[4,3,1,1] k) => (float[n,4,8,8] y)
+        <float[4,4,1,1] w, float[4,4,1,1] u> { a = Conv(x, k)  b = ConvTranspose(a, w)  y = Conv(b, u) }"""
+    proto = onnx.parser.parse_model(text)
+    for name in ("w", "u"):
+        proto.graph.initializer.append(onnx.numpy_helper.from_array(np.ones((4, 4, 1, 1), np.float32), name))
+    for node in proto.graph.node:
+        node.name = f"node_{node.output[0]}"
+    model = ir.from_proto(proto)
+    names = ("node_a", "node_b", "node_y")
+    record = QuantizationRecord(activations=0, weighted_layers=0, float_weighted_layers=names, saturation_avoided=True)
+    assert find_warnings(record, [], describe_layers(model), chosen={"node_y"}) == (
+        "Conv node_a stays in float: its weights are not constant",
+        "ConvTranspose node_b stays in float: ConvTranspose is not quantized",
+        "Conv node_y stays in float: the build file leaves it in float",
+    )
+
+
 FOREIGN = """<ir_version: 9, opset_import: ["" : 17]> foreign (float[n,3,h,w] x) => (float[n,5] y)
     <float[8,3,3,3] w1, float[8,1,3,3] w2, float[8,5] w3, float[5] b = {1,2,3,4,5}>
     {
@@ -186,7 +221,7 @@ def test_both_engines_give_the_same_int8_answers(engine: str, slim_config: Confi
     artifact = open_artifact(tmp_path / engine)
     images = np.random.default_rng(0).standard_normal((4, 3, 56, 56), np.float32)
     other = get_engine("onnxruntime" if engine == "openvino" else "openvino")
-    session = artifact.open_session(batch=4)
+    session = artifact.open_session(Parallelism(batch=4))
     a = session.run(images)
     b = other.open(tmp_path / engine / "model.onnx", session.settings).run(images)
     assert np.abs(a - b).max() < 0.1 * np.abs(a).max()
@@ -290,12 +325,12 @@ def test_changed_artifact_is_refused(slim_config: Config, tmp_path: Path) -> Non
     open_artifact(out)
     for text in ("", "{", "[]", manifest[:-100], manifest.replace('"format": 1', '"format": 9'), "9" * 5000):
         (out / "manifest.json").write_text(text)
-        with pytest.raises(ArtifactError, match="is damaged"):
+        with pytest.raises(ArtifactError, match=r"is damaged|is not valid JSON"):
             open_artifact(out)
     (out / "manifest.json").write_text(manifest.replace('"model.onnx"', '"../model.onnx"'))
     with pytest.raises(ArtifactError):
         open_artifact(out)
-    with pytest.raises(ArtifactError, match="is no artifact"):
+    with pytest.raises(ArtifactError, match="is not a nestforge artifact"):
         open_artifact(tmp_path / "none")
 
 
@@ -384,5 +419,20 @@ def test_rewritings_are_chosen_where_they_pay(slim_config: Config) -> None:
         assert "split_radix" not in disabled_passes
     config = parse_config({**slim_config, "engine": "onnxruntime", "output": "unused"}, source="test")
     assert "split_radix" in choose_disabled_passes(config)
-    with pytest.raises(ConfigError, match=r"rewrites\.fold_pads: Input should be 'auto', True or False"):
+    with pytest.raises(ConfigError, match=r"passes\.fold_pads: Input should be 'auto', True or False"):
         parse_config({**slim_config, "passes": {"fold_pads": "maybe"}, "output": "unused"}, source="test")
+
+
+def test_a_mapping_is_built_like_the_same_file(slim_config: Config, tmp_path: Path) -> None:
+    config = {**slim_config, "dtype": "fp32", "output": str(tmp_path / "mapping")}
+    (tmp_path / "c.yaml").write_text(json.dumps({**config, "output": str(tmp_path / "file")}))
+    first = build(config)
+    second = build(tmp_path / "c.yaml")
+    assert inspect(first.artifact).outputs == inspect(second.artifact).outputs
+    third = build(config, overrides=["labels=null", f"output={tmp_path / 'override'}"])
+    assert inspect(third.artifact).config.labels is None
+    assert config["labels"] is not None  # the caller's mapping is not changed
+    with pytest.raises(ConfigError, match="unknown key 'lables'; did you mean 'labels'"):
+        build({**config, "lables": "x"})
+    with pytest.raises(ConfigError, match="overrides apply to a YAML file or a mapping"):
+        build(parse_config(config, source="test"), overrides=["dtype=int8"])

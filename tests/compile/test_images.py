@@ -16,7 +16,7 @@ from nestforge.compile import plan
 from nestforge.config import parse_config
 from nestforge.errors import ConfigError, DataError
 from nestforge.measure.evaluate import evaluate
-from tests.conftest import CLASSES
+from tests.support.data import CLASSES
 from tests.support.images import write_images
 
 Config = dict[str, Any]
@@ -58,7 +58,7 @@ def test_an_evaluation_set_of_other_classes_is_refused_first(
 @pytest.mark.usefixtures("nothing_is_measured")
 def test_a_validation_set_of_other_classes_is_refused_first(slim_config: Config, renamed: Path, tmp_path: Path) -> None:
     quantize = {"max_drop": 5.0, "validation": {"data": str(renamed)}}
-    with pytest.raises(DataError, match=r"'handbag' is none of the artifact's labels; did you mean .*'bag'"):
+    with pytest.raises(DataError, match=r"'handbag' is not one of the labels; did you mean .*'bag'"):
         attempt(slim_config, tmp_path / "a", quantize=quantize)
     with pytest.raises(ConfigError, match=r"'quantize\.max_drop' needs 'labels'"):
         attempt(slim_config, tmp_path / "a", quantize=quantize, labels=None)

@@ -14,11 +14,11 @@ from rich.console import Console
 
 from nestforge.artifact.artifact import inspect
 from nestforge.builder import build
+from nestforge.compile.classifier import adapt_classifier
 from nestforge.compile.constants import add_initializer, fold_constants
 from nestforge.compile.onnxfile import (
     count_graph_macs,
     count_layer_macs,
-    inspect_classifier,
     read_onnx,
     serialize,
 )
@@ -31,6 +31,16 @@ from nestforge.networks.layers import count_kernel_macs
 from nestforge.networks.zoo import get_variant
 from nestforge.tables.builds import list_manifest_rows
 from nestforge.tables.measurements import show_bench
+from tests.support.onnx_models import (
+    build_artifact,
+    list_initializer_inputs,
+    make_classifier,
+    make_images,
+    make_weights,
+    run_artifact,
+    run_reference,
+    save,
+)
 
 
 def write_model(text: str, path: Path) -> Path:
@@ -40,8 +50,8 @@ def write_model(text: str, path: Path) -> Path:
 
 def test_reads_our_export(slim_onnx: Path) -> None:
     model = read_onnx(slim_onnx)
-    classifier = inspect_classifier(model)
-    assert (classifier.num_classes, classifier.fixed_batch, classifier.gives_probabilities) == (10, None, False)
+    classifier = adapt_classifier(model)
+    assert (classifier.num_classes, classifier.fixed_batch, classifier.scores) == (10, None, None)
     assert count_graph_macs(model, 56, 56) == count_kernel_macs(get_variant("resnest14_slim"))
 
 
@@ -51,27 +61,11 @@ def test_constants_old_opset_and_softmax(tmp_path: Path) -> None:
         { p = GlobalAveragePool(x)  f = Flatten(p)  c = Constant<value = float[4] {0,0,0,0}>()
           l = Gemm<transB = 1>(f, w, c)  y = Softmax<axis = 1>(l) }"""
     model = read_onnx(write_model(text, tmp_path / "m.onnx"))
-    classifier = inspect_classifier(model)
-    assert classifier.gives_probabilities
+    classifier = adapt_classifier(model)
+    assert classifier.scores == "probabilities"
     assert (classifier.fixed_batch, classifier.fixed_height, classifier.num_classes) == (1, 8, 4)
     assert count_graph_macs(model, 8, 8) == 12
     assert "Constant" not in {node.op_type for node in model.graph}
-
-
-@pytest.mark.parametrize(
-    ("signature", "body", "message"),
-    [
-        ("(float[1,1,8,8] x) => (float[1,1,8,8] y)", "y = Relu(x)", r"\(1, 1, 8, 8\) float"),
-        ("(float[1,8,8,3] x) => (float[1,8,8,3] y)", "y = Relu(x)", r"takes \(B, 3, H, W\)"),
-        ("(uint8[1,3,8,8] x) => (float[1,3,8,8] y)", "y = Cast<to = 1>(x)", "uint8"),
-        ("(float[1,3,8,8] x) => (float[1,3,8,8] y)", "y = Relu(x)", r"is not \(B, classes\)"),
-        ("(float[1,3,8,8] x, float[1,3,8,8] z) => (float[1,3,8,8] y)", "y = Add(x, z)", "has 2 inputs"),
-    ],
-)
-def test_not_an_image_classifier(signature: str, body: str, message: str, tmp_path: Path) -> None:
-    text = f'<ir_version: 9, opset_import: ["" : 17]> g {signature} {{ {body} }}'
-    with pytest.raises(ModelError, match=message):
-        inspect_classifier(read_onnx(write_model(text, tmp_path / "m.onnx")))
 
 
 def test_broken_files(slim_onnx: Path, tmp_path: Path) -> None:
@@ -85,17 +79,77 @@ def test_broken_files(slim_onnx: Path, tmp_path: Path) -> None:
             read_onnx(path)
 
 
-def test_external_data_is_not_followed(slim_onnx: Path, tmp_path: Path) -> None:
-    proto = onnx.load(slim_onnx)
-    onnx.save(proto, tmp_path / "m.onnx", save_as_external_data=True, location="weights.bin", size_threshold=0)
-    with pytest.raises(ModelError, match="in other files"):
-        read_onnx(tmp_path / "m.onnx")
+def write_legacy(opset: int, path: Path) -> tuple[onnx.ModelProto, Path]:
+    """A classifier of IR version 3 as opset 1 to 12 write it: weights are inputs, and attributes come and go."""
+    weights = make_weights()
+    ones, zeros = np.ones(8, np.float32), np.zeros(8, np.float32)
+    arrays = {**weights, "scale": ones * 2, "shift": ones, "mean": zeros, "var": ones * 3}
+    in_place = {"consumed_inputs": [0]} if opset < 6 else {}
+    norm = {"is_test": 1} if opset < 7 else {}
+    norm |= {"consumed_inputs": [0, 0, 0, 1, 1]} if opset < 6 else {}
+    node = onnx.helper.make_node
+    shape = [] if opset < 5 else ["shape"]
+    arrays |= {} if opset < 5 else {"shape": np.array([-1, 8])}
+    nodes = [
+        node("Conv", ["x", "w", "b"], ["c"], pads=[1, 1, 1, 1], kernel_shape=[3, 3]),
+        node("BatchNormalization", ["c", "scale", "shift", "mean", "var"], ["n"], epsilon=1e-3, **norm),
+        node("Relu", ["n"], ["r"], **in_place),
+        node("GlobalAveragePool", ["r"], ["p"]),
+        node("Reshape", ["p", *shape], ["f"], **({"shape": [-1, 8], **in_place} if opset < 5 else {})),
+        node("Gemm", ["f", "fw", "fb"], ["y"], transB=1, **({"broadcast": 1} if opset < 7 else {})),
+    ]
+    make = onnx.helper.make_tensor_value_info
+    graph = onnx.helper.make_graph(
+        nodes,
+        "legacy",
+        [make("x", 1, [1, 3, 16, 16])],
+        [make("y", 1, [1, 10])],
+        [onnx.numpy_helper.from_array(array, name) for name, array in arrays.items()],
+    )
+    proto = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", opset)])
+    list_initializer_inputs(proto)
+    onnx.checker.check_model(proto)
+    return proto, save(proto, path)
+
+
+@pytest.mark.parametrize("opset", range(1, 13))
+def test_old_opsets_and_weights_that_are_inputs(opset: int, tmp_path: Path) -> None:
+    """Opsets 7 and 8 are MXNet's, 9 Caffe2's, below 7 those of the first exporters."""
+    _, path = write_legacy(opset, tmp_path / "m.onnx")
+    reference, _ = write_legacy(9, tmp_path / "nine.onnx")
+    images = make_images(1)
+    artifact = build_artifact(path, tmp_path / "artifact")
+    assert (inspect(artifact).classes, inspect(artifact).fixed_batch) == (10, 1)
+    np.testing.assert_allclose(run_artifact(artifact, images), run_reference(reference, {"x": images}, "y"), rtol=1e-4)
+    built = onnx.load(artifact / "model.onnx")
+    assert built.ir_version >= 8
+    assert [value.name for value in built.graph.input] == ["x"]
+
+
+@pytest.mark.parametrize("ir_version", [3, 4, 6, 8, 10, 12])
+def test_any_ir_version(ir_version: int, tmp_path: Path) -> None:
+    proto = make_classifier()
+    list_initializer_inputs(proto)
+    proto.ir_version = ir_version
+    images = make_images(2)
+    found = run_artifact(build_artifact(save(proto, tmp_path / "m.onnx"), tmp_path / "a"), images)
+    np.testing.assert_allclose(found, run_reference(make_classifier(), {"x": images}, "y"), atol=1e-5)
+
+
+def test_an_input_with_a_default_keeps_it(tmp_path: Path) -> None:
+    """A caller could give another one; an artifact is always called with the image alone."""
+    proto = make_classifier(before="q = Mul(x, gain) ", image="q", weights={**make_weights(), "gain": np.float32(3)})
+    proto.graph.input.append(onnx.helper.make_tensor_value_info("gain", 1, []))
+    images = make_images(2)
+    expected = run_reference(proto, {"x": images, "gain": np.array(3, np.float32)}, "y")
+    artifact = build_artifact(save(proto, tmp_path / "m.onnx"), tmp_path / "a")
+    np.testing.assert_allclose(run_artifact(artifact, images), expected, atol=1e-5)
 
 
 def test_softmax_before_a_reshape_counts(tmp_path: Path) -> None:
     text = """<ir_version: 9, opset_import: ["" : 17]> g (float[n,3,8,8] x) => (float[n,3] y)
         { p = GlobalAveragePool(x)  s = Softmax<axis = 1>(p)  f = Flatten(s)  y = Identity(f) }"""
-    assert inspect_classifier(read_onnx(write_model(text, tmp_path / "m.onnx"))).gives_probabilities
+    assert adapt_classifier(read_onnx(write_model(text, tmp_path / "m.onnx"))).scores == "probabilities"
 
 
 def test_weights_that_are_also_inputs_and_fixed_batches(tmp_path: Path) -> None:
@@ -104,7 +158,7 @@ def test_weights_that_are_also_inputs_and_fixed_batches(tmp_path: Path) -> None:
         { p = GlobalAveragePool(x)  f = Reshape(p, shape)  y = MatMul(f, w) }"""
     model = read_onnx(write_model(text, tmp_path / "m.onnx"))
     assert [value.name for value in model.graph.inputs] == ["x"]
-    classifier = inspect_classifier(model)
+    classifier = adapt_classifier(model)
     assert (classifier.fixed_batch, classifier.num_classes) == (4, 2)
 
 
@@ -193,7 +247,7 @@ def test_what_is_not_known_is_said_and_not_shown_as_a_share(tmp_path: Path) -> N
     }
     build(parse_config(config, source="test"))
     rows = dict(list_manifest_rows(inspect(tmp_path / "artifact")))
-    assert rows["model"] == "a, 4 classes, 8x8, MACs not known"
+    assert rows["model"] == "a, 4 classes, 8x8, MACs unknown"
     result = bench(tmp_path / "artifact", seconds=0.3)
     assert (result.macs, result.peak_share) == (0, None)
     show_bench(result, Console(file=(text := io.StringIO()), width=100))

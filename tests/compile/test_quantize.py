@@ -17,7 +17,7 @@ import onnxruntime
 import pytest
 
 from nestforge.compile.calibrate import Range
-from nestforge.compile.onnxfile import serialize
+from nestforge.compile.onnxfile import read_onnx, serialize
 from nestforge.compile.passes.fold_batch_norm import fold_batch_norm
 from nestforge.compile.quantize import find_activations, quantize_graph, scale_weights
 from nestforge.engines import get_engine
@@ -25,7 +25,8 @@ from nestforge.engines.base import Settings
 from nestforge.networks.graph import build_graph
 from nestforge.networks.layers import make_seeded_weights
 from nestforge.networks.zoo import get_variant
-from tests.compile.overflow import CONVOLUTIONS, make_worst_case, run_worst_case
+from tests.support.graphs import quantize_on, run_engine, run_exactly
+from tests.support.overflow import CONVOLUTIONS, make_worst_case, run_worst_case
 
 ROOT = Path(__file__).parents[2]
 
@@ -112,7 +113,7 @@ def test_engines_do_not_overflow(kind: str, engine: str) -> None:
 def test_nothing_overflows_on_older_cpus(isa: str, kernels: str) -> None:
     """OpenVINO without VNNI: the kernels of older CPUs overflow with full-range weights, and not with ours."""
     environment = os.environ | {"ONEDNN_MAX_CPU_ISA": isa}
-    command = [sys.executable, "-m", "tests.compile.overflow"]
+    command = [sys.executable, "-m", "tests.support.overflow"]
     child = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, cwd=ROOT)
     found = json.loads(child.stdout)
     assert found.keys() == CONVOLUTIONS.keys()
@@ -205,3 +206,16 @@ def test_biases_take_up_what_rounding_does_to_the_mean() -> None:
         (found,) = onnxruntime.InferenceSession(serialize(model)).run(None, {"x": images})
         assert np.abs(found - expected).max() < 0.02
         assert "b" not in model.graph.initializers
+
+
+@pytest.mark.parametrize("engine", ["openvino", "onnxruntime"])
+def test_a_quantized_graph_is_quantized_again(engine: str, slim_onnx: Path, tmp_path: Path) -> None:
+    images = np.random.default_rng(0).standard_normal((2, 3, 56, 56), np.float32)
+    model = read_onnx(slim_onnx)
+    quantize_on(model, images)
+    expected = run_exactly(model, images)
+    (tmp_path / "int8.onnx").write_bytes(serialize(model))
+    again = read_onnx(tmp_path / "int8.onnx")
+    assert quantize_on(again, images).weighted_layers == 28
+    onnx.checker.check_model(ir.to_proto(again), full_check=True)
+    assert np.abs(run_engine(engine, again, images) - expected).max() < 0.05 * np.abs(expected).max()

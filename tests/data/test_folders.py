@@ -204,15 +204,15 @@ def test_numbers_are_indices_where_no_label_is_a_number_and_that_is_said(tmp_pat
 
 
 REFUSED: dict[str, tuple[tuple[str, ...], tuple[Label, ...], str]] = {
-    "other_classes": (("cat", "bird"), PETS, r"1 of 2 class folders in .*'bird' is none of the artifact's labels"),
-    "near_miss": (("cats", "dog"), PETS, "'cats' is none .*did you mean 'cat'"),
+    "other_classes": (("cat", "bird"), PETS, r"1 of 2 class folders in .*'bird' is not one of the labels"),
+    "near_miss": (("cats", "dog"), PETS, "'cats' is not one .*did you mean 'cat'"),
     "splits": (("train/cat", "val/cat", "val/dog"), PETS, r"lie deeper: give [^ ]*train or [^ ]*val \("),
     "dataset_above": (("pets/val/cat", "pets/val/dog"), PETS, r"lie deeper: give [^ ]*pets/val \("),
     "groups": (("mammals/cat", "more/dog"), PETS, r"lie deeper: give [^ ]*mammals or [^ ]*more \("),
     "from_one": (("1", "2"), PETS, "class indices count from 0 to 1"),
-    "too_large": (("0", "7"), PETS, "'7' is none of"),
-    "two_meanings": (("crane", "dog"), (Label("crane", "n1"), Label("crane", "n2"), PETS[1]), "names more than one"),
-    "same_when_folded": (("CAT", "dog"), (Label("Cat"), Label("cat"), PETS[1]), "'CAT' names more than one"),
+    "too_large": (("0", "7"), PETS, "'7' is not one of"),
+    "two_meanings": (("crane", "dog"), (Label("crane", "n1"), Label("crane", "n2"), PETS[1]), "matches more than one"),
+    "same_when_folded": (("CAT", "dog"), (Label("Cat"), Label("cat"), PETS[1]), "'CAT' matches more than one"),
 }
 
 

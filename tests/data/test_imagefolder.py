@@ -54,7 +54,7 @@ def test_labels_match_wnid_name_or_first_synonym(dataset: Path) -> None:
 
 def test_mismatch_shows_both_sides(dataset: Path) -> None:
     listed = list_images(dataset)
-    with pytest.raises(DataError, match=r"1 of 10 .*'bag' is none.*folders: bag, boot.*labels: bags, boot"):
+    with pytest.raises(DataError, match=r"1 of 10 .*'bag' is not one.*folders: bag, boot.*labels: bags, boot"):
         match_classes(listed, [Label("bags"), *(Label(name) for name in listed.classes[1:])])
 
 
@@ -62,7 +62,7 @@ def test_ambiguous_name_is_refused(tmp_path: Path) -> None:
     (tmp_path / "crane").mkdir()
     (tmp_path / "crane" / "0.png").write_bytes(b"x")
     labels = read_imagenet_labels()
-    with pytest.raises(DataError, match="names more than one label"):
+    with pytest.raises(DataError, match="matches more than one label"):
         match_classes(list_images(tmp_path), labels)
     (tmp_path / "crane").rename(tmp_path / "n03126707")
     assert match_classes(list_images(tmp_path), labels) == [517]
@@ -85,7 +85,7 @@ def test_batches_keep_order_and_report_what_is_broken(dataset: Path, tmp_path: P
     paths.insert(3, broken)
     items = list(load_batches(paths, preprocess, batch=4, workers=3))
     bad = [item for item in items if isinstance(item, Unreadable)]
-    assert [(item.index, item.path) for item in bad] == [(3, broken)]
+    assert [(item.index, item.image) for item in bad] == [(3, str(broken))]
     batches = [item for item in items if isinstance(item, Batch)]
     assert [index for batch in batches for index in batch.indices] == [i for i in range(12) if i != 3]
     assert [len(batch.indices) for batch in batches] == [3, 4, 4]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -12,8 +13,10 @@ from PIL import Image
 from nestforge.data.preprocess import (
     CenterCrop,
     ECenterCrop,
+    Interpolation,
     Preprocess,
     Resize,
+    ResizeKeepRatio,
     decode_image,
     load_image,
     make_reference_preprocess,
@@ -105,6 +108,55 @@ def test_center_crop_pads_what_is_too_small() -> None:
     assert pixels[:, [0, 3]].max() == 0
 
 
+@pytest.mark.parametrize(
+    ("image_size", "size", "fit", "expected"),
+    [
+        ((400, 300), (106, 80), "cover", (141, 106)),  # (width, height); 400 / 300 * 106 = 141.3
+        ((400, 300), (106, 80), "inside", (80, 60)),
+        ((300, 401), (235, 235), "cover", (235, 314)),  # 314.1
+        ((300, 401), (235, 235), "inside", (176, 235)),  # 175.8 is rounded up
+        ((100, 50), (50, 100), "cover", (100, 50)),
+        ((3, 2), (5, 5), "cover", (8, 5)),  # 7.5 is rounded to the even number
+    ],
+)
+def test_resize_keeps_the_ratio(
+    image_size: tuple[int, int], size: tuple[int, int], fit: Literal["cover", "inside"], expected: tuple[int, int]
+) -> None:
+    op = ResizeKeepRatio(size=size, fit=fit, interpolation="bicubic")
+    pixels = np.random.default_rng(0).integers(0, 256, (image_size[1], image_size[0], 3), np.uint8)
+    image = Image.fromarray(pixels)
+    found = op.apply(image)
+    assert found.size == expected
+    assert np.array_equal(np.asarray(found), np.asarray(image.resize(expected, Image.Resampling.BICUBIC)))
+    assert op.output_size(None) is None
+
+
+def test_resize_that_leaves_nothing_or_too_much() -> None:
+    for size in ((1, 3000), (3000, 1)):
+        with pytest.raises(DataError, match="too thin"):
+            ResizeKeepRatio(size=(224, 224), fit="inside").apply(Image.new("RGB", size))
+        with pytest.raises(DataError, match="too large"):
+            ResizeKeepRatio(size=(2000, 2000), fit="cover").apply(Image.new("RGB", size))
+
+
+def test_center_crop_of_any_shape_and_colour() -> None:
+    pixels = np.arange(6 * 8, dtype=np.uint8).reshape(6, 8)
+    image = Image.fromarray(np.stack([pixels] * 3, -1))
+    assert np.array_equal(np.asarray(CenterCrop(size=(2, 5)).apply(image))[..., 0], pixels[2:4, 2:7])
+    found = np.asarray(CenterCrop(size=(9, 3), fill=(7, 8, 9)).apply(image))
+    assert found.shape == (9, 3, 3)
+    assert np.array_equal(found[1:7, :, 0], pixels[:, 2:5])
+    assert {tuple(row) for row in found[[0, 7, 8]].reshape(-1, 3)} == {(7, 8, 9)}
+    assert CenterCrop(size=(9, 3)).output_size(None) == (9, 3)
+
+
+@pytest.mark.parametrize("name", ["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"])
+def test_interpolations_are_pillows(name: Interpolation) -> None:
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (30, 40, 3), np.uint8))
+    expected = image.resize((17, 13), Image.Resampling[name.upper()])
+    assert np.array_equal(np.asarray(Resize(size=(13, 17), interpolation=name).apply(image)), np.asarray(expected))
+
+
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK", "I;16", "RGB", "YCbCr"])
 def test_every_mode_becomes_rgb(mode: str, tmp_path: Path) -> None:
     grey = np.tile(np.arange(0, 256, 8, dtype=np.uint8), (32, 1))
@@ -171,9 +223,28 @@ def test_hash_depends_on_everything_and_nothing_else() -> None:
     assert len({base.sha256, *(other.sha256 for other in others)}) == 5
 
 
+def test_descriptions_keep_their_hash() -> None:
+    """Artifacts of earlier versions hold these."""
+    assert make_reference_preprocess(224).sha256[:16] == "a110744507be63a2"
+    assert Preprocess(ops=(Resize(size=256), CenterCrop(size=224))).sha256[:16] == "57173da6b30cd7c9"
+    assert Preprocess(ops=(Resize(size=256), CenterCrop(size=224, fill=(0, 0, 1)))).sha256[:16] != "57173da6b30cd7c9"
+
+
+def test_description_for_people() -> None:
+    ops = (ResizeKeepRatio(size=(235, 235), fit="inside"), CenterCrop(size=(224, 200), fill=(1, 2, 3)))
+    text = Preprocess(ops=ops).describe()
+    assert "resize (235, 235) inside bilinear -> centre crop (224, 200) on (1, 2, 3) -> mean" in text
+
+
 def test_bad_descriptions() -> None:
     wrong = ({"std": [0, 1, 1]}, {"std": [float("nan"), 1, 1]}, {"mean": ["0.5", 0, 0]}, {"exif_orientation": "yes"}, 5)
-    for data in (*wrong, {"ops": [{"op": "rotate"}]}, {"ops": [{"op": "resize", "size": 0}]}, {"ops": object()}):
+    for data in (
+        *wrong,
+        {"ops": [{"op": "rotate"}]},
+        {"ops": [{"op": "center_crop", "size": 8, "fill": [0, 0, 256]}]},
+        {"ops": [{"op": "resize", "size": 0}]},
+        {"ops": object()},
+    ):
         with pytest.raises(ConfigError, match="bad preprocessing"):
             parse_preprocess(data)
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from nestforge.data.parts import EncodedImage, MissingImage, Sample
+from nestforge.data.images import EncodedImage
+from nestforge.data.parts import MissingImage, Sample
 from nestforge.data.sources import open_source
 from nestforge.data.tarpart import TarPart
 from nestforge.errors import DataError
@@ -36,7 +37,7 @@ def describe(sample: Sample) -> tuple[str, str | int | None, bytes | str]:
     return name, sample.label, str(caught.value)
 
 
-NO_IMAGE = "no file called"
+NO_IMAGE = "no image file"
 
 SHARDS: dict[str, tuple[list[Member], list[Row]]] = {
     "keys": (
@@ -147,7 +148,7 @@ SHARDS: dict[str, tuple[list[Member], list[Row]]] = {
     # what can be no sample
     "no_image": (
         [("0.cls", b"3"), ("0.json", b"{}"), ("1.png", A)],
-        [("0", None, "no file called 0.jpg or the like beside 0.cls, 0.json"), ("1.png", None, A)],
+        [("0", None, "no image file, such as 0.jpg, beside 0.cls, 0.json"), ("1.png", None, A)],
     ),
     "unread_kind": ([("cat/0.heic", B), ("cat/1.png", A)], [("cat/0", None, "beside 0.heic"), ("cat/1.png", "cat", A)]),
     "unread_kind_and_dots": (

@@ -16,6 +16,7 @@ from nestforge.engines.torch import TorchSession
 from nestforge.errors import EngineError
 from nestforge.networks.layers import make_seeded_weights
 from nestforge.networks.zoo import get_variant
+from tests.support.onnx_models import make_classifier
 
 IMAGES = np.random.default_rng(0).standard_normal((6, 3, 56, 56), np.float32)
 ENGINES = ["openvino", "onnxruntime"]
@@ -43,6 +44,16 @@ def test_partial_batches_are_cut(name: str, slim_onnx: Path, reference: np.ndarr
     for wrong in (IMAGES[:5], IMAGES[:0], IMAGES[:1, :, :30]):
         with pytest.raises(EngineError, match="session takes 1 to 4 images"):
             session.run(wrong)
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_outputs_without_a_batch_stay_whole(name: str) -> None:
+    """A full batch is not cut: a graph may also give a shape, or weights."""
+    proto = make_classifier(after="s = Shape(x)", gives="float[N,10] y, int64[4] s")
+    session = get_engine(name).open(proto.SerializeToString(), Settings(batch=2, height=16, width=16))
+    values = session.run_all(IMAGES[:2, :, :16, :16])
+    assert values["s"].tolist() == [2, 3, 16, 16]
+    assert values["y"].shape == (2, 10)
 
 
 @pytest.mark.parametrize("name", ENGINES)

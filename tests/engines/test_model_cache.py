@@ -10,7 +10,7 @@ import pytest
 
 from nestforge.artifact.artifact import open_artifact
 from nestforge.engines import model_cache
-from nestforge.engines.base import Session
+from nestforge.engines.base import Parallelism, Session
 
 IMAGES = np.random.default_rng(0).standard_normal((2, 3, 56, 56), np.float32)
 
@@ -38,7 +38,7 @@ def compilations(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def open_int8(artifacts: dict[str, Path], *, batch: int = 2) -> Session:
-    return open_artifact(artifacts["int8"]).open_session(batch=batch)
+    return open_artifact(artifacts["int8"]).open_session(Parallelism(batch=batch))
 
 
 def test_second_opening_compiles_nothing_and_answers_the_same(

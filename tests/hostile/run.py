@@ -44,10 +44,12 @@ def read_npz(path: Path) -> None:
 
 
 def read_onnx(path: Path) -> None:
-    from nestforge.compile.onnxfile import append_softmax, count_graph_macs, inspect_classifier, read_onnx
+    from nestforge.compile.classifier import adapt_classifier
+    from nestforge.compile.onnxfile import count_graph_macs, read_onnx
+    from nestforge.compile.scorekind import append_softmax
 
     model = read_onnx(path)
-    inspect_classifier(model)
+    adapt_classifier(model)
     append_softmax(model)
     count_graph_macs(model, 56, 56)
 

@@ -13,10 +13,12 @@ import pytest
 from nestforge.artifact.artifact import open_artifact
 from nestforge.data.imagefolder import list_images
 from nestforge.data.loader import Unreadable
-from nestforge.engines.base import Images, Logits, Settings
+from nestforge.engines.base import Images, Logits, Parallelism, Settings
 from nestforge.engines.fake import FakeEngine
 from nestforge.errors import DataError, EngineError
-from nestforge.inference.pipeline import Arrangement, Outputs, choose_arrangement, classify_images, run_in_order
+from nestforge.inference.classifier import Classifier
+from nestforge.inference.pipeline import Outputs, choose_parallelism, run_in_order
+from nestforge.inference.topk import TopK
 
 PATHS = [Path(str(index)) for index in range(50)]
 
@@ -75,30 +77,32 @@ def test_engine_that_fails_twice_ends_the_run() -> None:
 
 
 @pytest.mark.parametrize("dtype", ["fp32", "int8"])
-def test_answers_do_not_depend_on_the_arrangement(dtype: str, artifacts: dict[str, Path], dataset: Path) -> None:
+def test_predictions_do_not_depend_on_the_parallelism(dtype: str, artifacts: dict[str, Path], dataset: Path) -> None:
     artifact = open_artifact(artifacts[dtype])
     paths = list_images(dataset).paths
     found = [
-        list(classify_images(artifact, paths, arrangement=arrangement))
-        for arrangement in (
-            None,
-            Arrangement(batch=1, streams=1, threads=1, workers=1),
-            Arrangement(batch=3, streams=2, threads=2, workers=4),
-            Arrangement(batch=8, streams=1, threads=2, workers=2),
+        list(Classifier(artifact, parallelism).classify(paths))
+        for parallelism in (
+            choose_parallelism(artifact, len(paths)),
+            Parallelism(batch=1, streams=1, threads=1),
+            Parallelism(batch=3, streams=2, threads=2),
+            Parallelism(batch=8, streams=1, threads=2),
         )
     ]
-    classes = [[item.classes for item in items] for items in found]
+    assert not any(isinstance(item, Unreadable) for items in found for item in items)
+    classes = [[item.classes for item in items if isinstance(item, TopK)] for items in found]
     assert classes[0] == classes[1] == classes[2] == classes[3]
     if dtype == "int8":
         assert found[0] == found[1] == found[2] == found[3]
 
 
-def test_arrangement_follows_cores_and_images(artifacts: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_parallelism_follows_cores_and_images(artifacts: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     artifact = open_artifact(artifacts["fp32"])
     monkeypatch.setattr("nestforge.inference.pipeline.count_available_cores", lambda: 8)
-    one, few, many = (choose_arrangement(artifact, images) for images in (1, 5, 1000))
-    assert one == Arrangement(batch=1, streams=1, threads=8, workers=1)
-    assert few == Arrangement(batch=1, streams=5, threads=8, workers=5)
-    assert many == Arrangement(batch=2, streams=8, threads=8, workers=8)
+    one, few, many, unknown = (choose_parallelism(artifact, images) for images in (1, 5, 1000, None))
+    assert one == Parallelism(batch=1, streams=1, threads=8)
+    assert few == Parallelism(batch=1, streams=5, threads=8)
+    assert many == unknown == Parallelism(batch=2, streams=8, threads=8)
+    assert choose_parallelism(artifact, 1000, threads=3) == Parallelism(batch=2, streams=3, threads=3)
     fixed = artifact.manifest.model_copy(update={"fixed_batch": 3})
-    assert choose_arrangement(dataclasses.replace(artifact, manifest=fixed), 1).batch == 3
+    assert choose_parallelism(dataclasses.replace(artifact, manifest=fixed), 1).batch == 3

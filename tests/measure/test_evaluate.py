@@ -13,18 +13,21 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from nestforge.artifact.artifact import Artifact, open_artifact
+from nestforge.artifact.artifact import open_artifact
 from nestforge.builder import build
 from nestforge.config import parse_config
 from nestforge.data.imagefolder import list_images
-from nestforge.data.loader import Unreadable
-from nestforge.data.preprocess import make_reference_preprocess, normalize_images, read_image
-from nestforge.engines.base import Images, Kernel, Logits, Session
+from nestforge.data.preprocess import load_image, make_reference_preprocess, normalize_images, read_image
+from nestforge.data.sources import open_source
+from nestforge.engines.base import Images, Kernel, Logits, Parallelism, Session
 from nestforge.errors import ArtifactError, ConfigError, DataError, EngineError
-from nestforge.inference.pipeline import Answer, classify_in_session
-from nestforge.measure.evaluate import evaluate
+from nestforge.inference.classifier import Classifier
+from nestforge.inference.pipeline import Outputs, run_in_order
+from nestforge.measure.evaluate import evaluate, fingerprint_evaluation
+from nestforge.scale import run as run_module
 from nestforge.scale.predict import predict
-from tests.conftest import CLASSES
+from nestforge.scale.rows import Row
+from tests.support.data import CLASSES
 
 module = importlib.import_module("nestforge.measure.evaluate")
 
@@ -51,7 +54,7 @@ def test_counts_equal_an_independent_count(artifacts: dict[str, Path], dataset: 
     assert (result.images, result.top1.correct, result.top5.correct) == (40, top1, top5)
     assert 0 < top5 < 40
     assert result.top1.rate == top1 / 40
-    assert result.unreadable == ()
+    assert (result.unreadable, result.unreadable_images) == (0, ())
     assert result.vs is None
 
 
@@ -69,7 +72,7 @@ def test_limit_is_balanced_and_repeatable(artifacts: dict[str, Path], dataset: P
     first, again = (evaluate(artifacts["fp32"], dataset, limit=20) for _ in range(2))
     assert first.images == 20
     assert first == again
-    with pytest.raises(ConfigError, match="below 1"):
+    with pytest.raises(ConfigError, match="limit 0 is outside"):
         evaluate(artifacts["fp32"], dataset, limit=0)
 
 
@@ -80,15 +83,16 @@ def test_unreadable_images_are_listed_not_counted(artifacts: dict[str, Path], da
     (copy / "bag" / "9.png").write_bytes(b"")
     result = evaluate(artifacts["int8"], copy, vs=artifacts["fp32"])
     assert result.images == 39
-    assert sorted(item.image.name for item in result.unreadable) == ["1.png", "9.png"]
+    assert sorted(Path(item.image).name for item in result.unreadable_images) == ["1.png", "9.png"]
+    assert result.unreadable == 2
     for path in copy.rglob("*.png"):
         path.write_bytes(b"gone")
-    with pytest.raises(DataError, match="not one of 41 images"):
+    with pytest.raises(DataError, match="none of 41 images"):
         evaluate(artifacts["fp32"], copy)
 
 
 def test_refusals(artifacts: dict[str, Path], dataset: Path, slim_config: dict[str, object], tmp_path: Path) -> None:
-    with pytest.raises(ArtifactError, match="is no artifact"):
+    with pytest.raises(ArtifactError, match="is not a nestforge artifact"):
         evaluate(tmp_path, dataset)
     with pytest.raises(DataError, match="no dataset folder"):
         evaluate(artifacts["fp32"], tmp_path / "none")
@@ -96,7 +100,7 @@ def test_refusals(artifacts: dict[str, Path], dataset: Path, slim_config: dict[s
         evaluate(artifacts["fp32"], tmp_path)
     (tmp_path / "sock").mkdir()
     shutil.copy(dataset / "bag" / "0.png", tmp_path / "sock")
-    with pytest.raises(DataError, match=r"folder 'sock' is none of the artifact's labels"):
+    with pytest.raises(DataError, match=r"folder 'sock' is not one of the labels"):
         evaluate(artifacts["fp32"], tmp_path)
     unlabelled = {key: value for key, value in slim_config.items() if key != "labels"}
     output = tmp_path / "unlabelled"
@@ -110,12 +114,13 @@ def test_predict(artifacts: dict[str, Path], dataset: Path, tmp_path: Path) -> N
     broken.write_bytes(b"x")
     paths = [dataset / "boot" / "2.png", broken, dataset / "bag" / "0.png"]
     found = predict(artifacts["fp32"], paths, top=3)
-    assert [row.image for row in found] == paths
+    assert [row.image for row in found] == list(map(str, paths))
+    assert (len(found), found.images, found.unreadable) == (3, 2, 1)
     assert found[1].error is not None
     assert found[1].top == ()
     _, _, logits = count_by_hand(artifacts["fp32"], dataset)
     for row in (found[0], found[2]):
-        values = logits[row.image].astype(np.float64)
+        values = logits[Path(row.image)].astype(np.float64)
         probabilities = np.exp(values) / np.exp(values).sum()
         order = np.argsort(-values)[:3]
         assert [entry.index for entry in row.top] == order.tolist()
@@ -144,21 +149,21 @@ def test_an_interrupted_evaluation_goes_on(
     (data / "coat" / "1.png").write_bytes(b"gone")
     other = artifacts[vs] if vs else None
     expected = evaluate(artifacts["fp32"], data, vs=other)
-    real = module.classify_images
-    classified: list[tuple[str, Path]] = []
+    real = run_module.classify_samples
+    classified: list[tuple[str, str]] = []
 
-    def stop_after_a_while(artifact: Artifact, paths: list[Path], **options: Any) -> Iterator[Answer | Unreadable]:
-        for count, item in enumerate(real(artifact, paths, **options)):
+    def stop_after_a_while(classifier: Classifier, *arguments: Any) -> Iterator[Row]:
+        for count, row in enumerate(real(classifier, *arguments)):
             if count >= 17:
                 raise StopError
-            yield item
-            if isinstance(item, Answer):
-                classified.append((artifact.folder.name, paths[item.index]))
+            yield row
+            if row.error is None:
+                classified.append((classifier.artifact.folder.name, row.key))
 
-    monkeypatch.setattr(module, "classify_images", stop_after_a_while)
+    monkeypatch.setattr(run_module, "classify_samples", stop_after_a_while)
     runs = 0
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="going on with an interrupted evaluation")
+        warnings.filterwarnings("ignore", message="continuing an interrupted evaluation")
         while True:
             runs += 1
             try:
@@ -178,38 +183,40 @@ def test_another_artifact_or_a_changed_image_starts_again(
     data = tmp_path / "set"
     shutil.copytree(dataset, data)
     opened = {name: open_artifact(folder) for name, folder in artifacts.items()}
-    paths = list_images(data).paths
 
-    def fingerprint(name: str = "fp32") -> dict[str, Any]:
-        return module._fingerprint_work(opened[name], paths)
+    def fingerprint(name: str = "fp32", limit: int | None = None) -> dict[str, Any] | None:
+        return fingerprint_evaluation(opened[name], open_source(data, limit=limit))
 
     first = fingerprint()
+    assert first is not None
     assert fingerprint() == first
     assert fingerprint("int8") != first
-    paths[5].chmod(0o600)
+    list_images(data).paths[5].chmod(0o600)
     second = fingerprint()
     assert second != first
-    paths = paths[:-1]
-    assert fingerprint() != second
+    assert fingerprint(limit=39) != second
 
 
 def test_an_engine_that_fails_once_is_asked_again(artifacts: dict[str, Path], dataset: Path) -> None:
     opened = open_artifact(artifacts["fp32"])
     paths = list_images(dataset).paths
 
-    def classify(session: Session) -> list[Answer | Unreadable]:
-        return list(classify_in_session(opened, session, paths, top=5, workers=1))
+    def classify(session: Session) -> list[list[float]]:
+        preprocess, classes = opened.manifest.preprocess, opened.manifest.classes
+        items = run_in_order(session, paths, lambda path: load_image(path, preprocess), workers=1, classes=classes)
+        return [item.logits.tolist() for item in items if isinstance(item, Outputs)]
 
-    expected = classify(opened.open_session(batch=8))
+    parallelism = Parallelism(batch=8)
+    expected = classify(opened.open_session(parallelism))
     for fault in FAULTS:
-        session = FaultySession(opened.open_session(batch=8), fault, times=1)
+        session = FaultySession(opened.open_session(parallelism), fault, times=1)
         with pytest.warns(UserWarning, match="a batch of 8 images failed and is run once more"):
             assert classify(session) == expected
         with (
             pytest.warns(UserWarning, match="run once more"),
             pytest.raises(EngineError, match=r"broken|not finite|scores for 8 images of 10 classes"),
         ):
-            classify(FaultySession(opened.open_session(batch=8), fault, times=2))
+            classify(FaultySession(opened.open_session(parallelism), fault, times=2))
 
 
 def fail(scores: Logits) -> Logits:

@@ -13,8 +13,7 @@ import pytest
 
 from nestforge.errors import ConfigError, DataError, NestForgeError
 from nestforge.measure.evaluate import evaluate
-from tests.scale.conftest import find_processes
-from tests.test_cli import run
+from tests.support.commands import find_processes, run
 
 pytest.importorskip("mlperf_loadgen")
 from nestforge.measure.loadgen import loadgen

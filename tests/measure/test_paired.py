@@ -4,55 +4,76 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from nestforge.data.labels import Label
-from nestforge.errors import NestForgeError
+from nestforge.errors import DataError, NestForgeError
 from nestforge.files import write_json
 from nestforge.measure.evaluate import evaluate, evaluate_all
-from nestforge.measure.paired import Answers, count_classes, pair_predictions, rank_classes, write_changes
+from nestforge.measure.paired import count_classes, pair_predictions, rank_classes, write_changes
+from nestforge.measure.predictions import PredictionTable, PredictionTableBuilder
 from nestforge.scale.predict import predict
-from tests.conftest import CLASSES
+from nestforge.scale.rows import Row
+from tests.support.data import CLASSES
 
 LABELS = [Label(name) for name in ("a", "b", "c")]
 
 
-def make_answers(*rows: tuple[int, float, float] | None) -> Answers:
-    """One row an image: class, its probability, the second's; None for an unreadable image."""
-    answers = Answers.make_empty(len(rows))
-    for place, row in enumerate(rows):
+def make_table(*rows: tuple[int, float, float] | None, images: Sequence[str] = ()) -> PredictionTable:
+    """One row per image: class, its probability, the second's; None for an unreadable image."""
+    builder = PredictionTableBuilder(keep_images=True)
+    for index, row in enumerate(rows):
         if row is not None:
-            answers.classes[place, :2] = row[0], (row[0] + 1) % 3
-            answers.probabilities[place, :2] = row[1:]
-    return answers
+            classes = (row[0], (row[0] + 1) % 3)
+            name = images[index] if images else f"{index}.png"
+            builder.add(
+                Row(part=0, position=index, key="", truth=TRUTH[index], classes=classes, probabilities=row[1:]), name
+            )
+    return builder.finish()
 
 
-OURS = make_answers((0, 0.9, 0.1), (1, 0.5, 0.4), None, (1, 0.6, 0.2), (2, 0.8, 0.1))
-THEIRS = make_answers((0, 0.8, 0.2), (0, 0.7, 0.1), None, (2, 0.5, 0.1), (0, 0.9, 0.05))
-TRUTH = np.array([0, 0, 1, 1, 1])
-PATHS = [Path(f"{place}.png") for place in range(5)]
+TRUTH = (0, 0, 1, 1, 1)
+OUR_ROWS = ((0, 0.9, 0.1), (1, 0.5, 0.4), None, (1, 0.6, 0.2), (2, 0.8, 0.1))
+THEIR_ROWS = ((0, 0.8, 0.2), (0, 0.7, 0.1), None, (2, 0.5, 0.1), (0, 0.9, 0.05))
+OURS, THEIRS = make_table(*OUR_ROWS), make_table(*THEIR_ROWS)
 
 
 def test_changed_by_hand() -> None:
-    paired = pair_predictions(Path("x"), OURS, THEIRS, paths=PATHS, truth=TRUTH, labels=LABELS)
+    paired = pair_predictions(Path("x"), OURS, THEIRS, LABELS)
     assert (paired.lost, paired.gained, paired.changed_predictions) == (1, 1, 3)
     assert paired.difference == 0
-    kinds = {row.image.name: (row.kind, row.truth_label, row.ours.label, row.theirs.label) for row in paired.changed}
+    kinds = {row.image: (row.kind, row.truth_label, row.ours.label, row.theirs.label) for row in paired.changed}
     assert kinds == {
         "1.png": ("lost", "a", "b", "a"),
         "3.png": ("gained", "b", "b", "c"),
         "4.png": ("both wrong", "b", "c", "a"),
     }
-    margins = {row.image.name: (row.ours.margin, row.theirs.margin) for row in paired.changed}
+    margins = {row.image: (row.ours.margin, row.theirs.margin) for row in paired.changed}
     assert margins["1.png"] == pytest.approx((0.1, 0.6))
-    assert [row.image.name for row in paired.changed] == ["4.png", "3.png", "1.png"]
+    assert [row.image for row in paired.changed] == ["4.png", "3.png", "1.png"]
+
+
+def test_tables_of_other_images_are_refused() -> None:
+    with pytest.raises(DataError, match="could not read the same images"):
+        pair_predictions(Path("x"), OURS, make_table(None, *THEIR_ROWS[1:]), LABELS)
+
+
+def test_a_table_is_sorted_whatever_order_its_rows_come_in() -> None:
+    builder = PredictionTableBuilder(keep_images=True)
+    for part, position in ((1, 0), (0, 1), (0, 0)):
+        builder.add(Row(part=part, position=position, key="", truth=part, classes=(position,)), f"{part}/{position}")
+    table = builder.finish()
+    assert table.images == ("0/0", "0/1", "1/0")
+    assert table.positions.tolist() == [[0, 0], [0, 1], [1, 0]]
+    assert (table.truth.tolist(), table.classes[:, 0].tolist()) == ([0, 0, 1], [0, 1, 0])
+    assert [hits.tolist() for hits in table.find_hits()] == [[True, False, False]] * 2
 
 
 def test_classes_by_hand() -> None:
-    first, second = count_classes(OURS, THEIRS, truth=TRUTH, labels=LABELS)
+    first, second = count_classes(OURS, THEIRS, LABELS)
     assert (first.label, first.images, first.correct, first.vs_top1, first.difference, first.changed) == (
         "a",
         2,
@@ -63,7 +84,7 @@ def test_classes_by_hand() -> None:
     )
     assert (second.label, second.images, second.correct, second.difference, second.changed) == ("b", 2, 1, 0.5, 2)
     assert [row.label for row in rank_classes([second, first])] == ["a", "b"]
-    alone = count_classes(OURS, None, truth=TRUTH, labels=LABELS)
+    alone = count_classes(OURS, None, LABELS)
     assert [(row.vs_top1, row.difference, row.changed) for row in alone] == [(None, None, None)] * 2
 
 
@@ -92,12 +113,13 @@ def test_evaluate_all_equals_one_at_a_time(artifacts: dict[str, Path], dataset: 
 
 
 def test_csv_and_json(tmp_path: Path) -> None:
-    paths = [Path(f'{place} "x", é\udcff.png') for place in range(5)]
-    paired = pair_predictions(Path("x"), OURS, THEIRS, paths=paths, truth=TRUTH, labels=LABELS)
+    images = [f'{index} "x", é\udcff.png' for index in range(5)]
+    ours, theirs = make_table(*OUR_ROWS, images=images), make_table(*THEIR_ROWS, images=images)
+    paired = pair_predictions(Path("x"), ours, theirs, LABELS)
     write_changes(paired.changed, tmp_path / "changes.csv")
     with (tmp_path / "changes.csv").open(encoding="utf-8", errors="surrogateescape", newline="") as file:
         rows = list(csv.DictReader(file))
-    assert [row["image"] for row in rows] == [str(row.image) for row in paired.changed]
+    assert [row["image"] for row in rows] == [row.image for row in paired.changed]
     assert rows[0]["kind"] == "both wrong"
     assert float(rows[0]["our_margin"]) == pytest.approx(0.7)
     write_json(paired, str(tmp_path / "p.json"))

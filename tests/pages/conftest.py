@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,24 +11,8 @@ from PIL import Image
 
 from nestforge.builder import build
 from nestforge.config import parse_config
-from nestforge.pages.report import Report, report
-
-HOSTILE_LABEL = "<script>alert(\"label\")</script> & 'quoted'"
-HOSTILE_IMAGE = "a \"b\" 'c' <img src=x onerror=alert(1)>.png"
-UNDECODABLE_IMAGE = os.fsdecode(b"1\xff.png")
-HOSTILE_ARTIFACT = 'int8 "&<b>'
-LAYERS = 20
-
-
-@dataclass(frozen=True)
-class Written:
-    """A report, its HTML, and what it was made from."""
-
-    result: Report
-    html: str
-    artifacts: list[Path]
-    dataset: Path
-    sensitivity: Path
+from nestforge.pages.report import report
+from tests.support.pages import HOSTILE_ARTIFACT, HOSTILE_IMAGE, HOSTILE_LABEL, LAYERS, UNDECODABLE_IMAGE, Written
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.pages.conftest import Written
+from tests.support.pages import Written
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page

@@ -24,7 +24,7 @@ from nestforge.pages.gallery import encode_image
 from nestforge.pages.report import name_artifacts, report
 from nestforge.pages.sensitivity import draw_gain, draw_noise, read_sensitivity
 from nestforge.progress import Advance
-from tests.pages.conftest import HOSTILE_ARTIFACT, HOSTILE_IMAGE, HOSTILE_LABEL, LAYERS, Written
+from tests.support.pages import HOSTILE_ARTIFACT, HOSTILE_IMAGE, HOSTILE_LABEL, LAYERS, Written
 
 VOID = {"meta", "link", "img", "br", "hr", "input"}
 
@@ -107,7 +107,7 @@ def test_images_are_what_the_network_saw(page: Page, written: Written) -> None:
     for source, change in zip(sources, vs.changed, strict=True):
         assert source.startswith("data:image/png;base64,")
         pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(source.split(",")[1]))))
-        np.testing.assert_array_equal(pixels, read_image(change.image, description))
+        np.testing.assert_array_equal(pixels, read_image(Path(change.image), description))
 
 
 def test_figures_are_those_of_evaluate(page: Page, written: Written) -> None:
@@ -117,7 +117,8 @@ def test_figures_are_those_of_evaluate(page: Page, written: Written) -> None:
     assert vs is not None
     assert f"{result.top1.rate:.2%}" in page.text
     assert (
-        f"{vs.changed_predictions} of {result.images} answers differ: {vs.lost} lost, {vs.gained} gained" in page.text
+        f"{vs.changed_predictions} of {result.images} predictions differ: {vs.lost} lost, {vs.gained} gained"
+        in page.text
     )
     assert f"{100 * abs(vs.difference):.2f}" in page.text
     for speed in written.result.speeds:
@@ -179,9 +180,9 @@ def test_alone_and_without_measurements(written: Written, tmp_path: Path) -> Non
     assert "parity" in page.text
     report([written.artifacts[0]], output=tmp_path / "one.html", bench=False, dataset=written.dataset, limit=6)
     page = Page((tmp_path / "one.html").read_text())
-    assert "answered worst" in page.text
+    assert "have the lowest accuracy" in page.text
     assert "--limit 6" in page.text
-    assert "Changed answers" not in page.text
+    assert "Changed predictions" not in page.text
 
 
 def test_calibration_images_are_refused_or_named(written: Written, calibration_images: Path, tmp_path: Path) -> None:
@@ -195,7 +196,7 @@ def test_calibration_images_are_refused_or_named(written: Written, calibration_i
     assert not (tmp_path / "r.html").exists()
     report(written.artifacts, allow_overlap=True, **options)  # type: ignore[arg-type]
     page = Page((tmp_path / "r.html").read_text())
-    assert "Calibration images were not kept out" in page.text
+    assert "Calibration images were not excluded" in page.text
     assert "--allow-overlap" in page.text
 
 
@@ -224,7 +225,7 @@ def test_refusals_leave_nothing(written: Written, tmp_path: Path) -> None:
     for error, match, arguments, options in (
         (ConfigError, "no artifact given", [], {}),
         (ConfigError, "given twice", [first, first], {}),
-        (ArtifactError, "is no artifact", [first, tmp_path / "empty"], {}),
+        (ArtifactError, "is not a nestforge artifact", [first, tmp_path / "empty"], {}),
         (DataError, "no images", [first], {"dataset": tmp_path / "empty"}),
         (DataError, "outside class folders", [first], {"dataset": written.dataset / "c0"}),
         (ConfigError, "limit 0", [first], {"dataset": written.dataset, "limit": 0}),
@@ -232,7 +233,7 @@ def test_refusals_leave_nothing(written: Written, tmp_path: Path) -> None:
         (ConfigError, "seconds", [first], {"seconds": 0.0}),
         (ConfigError, "max-batch", [first], {"max_batch": 0}),
         (DataError, "cannot read", [first], {"sensitivity": [tmp_path / "none.json"]}),
-        (DataError, "no sensitivity report", [first], {"sensitivity": [tmp_path / "bad.json"]}),
+        (DataError, "not a sensitivity report", [first], {"sensitivity": [tmp_path / "bad.json"]}),
         (DataError, "sensitivity", [first], {"sensitivity": [tmp_path / "nan.json"]}),
         (NestForgeError, "cannot write", [first], {"output": tmp_path / "empty"}),
         (NestForgeError, "cannot write", [first], {"output": tmp_path / "none" / "r.html"}),

@@ -7,28 +7,26 @@ from pathlib import Path
 
 import pytest
 
+from nestforge.data.imagefolder import list_images
 from nestforge.data.sources import open_source
 from nestforge.errors import DataError
-from nestforge.measure.evaluate import evaluate
-from tests.conftest import CLASSES
+from nestforge.measure.evaluate import Evaluation, evaluate
+from tests.support.data import CLASSES
 from tests.support.images import write_files
 from tests.support.shards import Member, make_link, write_shard
 
 pytest.importorskip("pyarrow")
 pytest.importorskip("fsspec")
 
-from nestforge.scale.run import SourceResult, evaluate_source, predict_source
+from nestforge.scale.predict import predict
 
 
-def get_counts(result: SourceResult) -> tuple[int, int, int, int]:
-    assert result.top1 is not None
-    assert result.top5 is not None
+def get_counts(result: Evaluation) -> tuple[int, int, int, int]:
     return result.images, result.unreadable, result.top1.correct, result.top5.correct
 
 
 def get_reference(artifact: Path, dataset: Path) -> tuple[int, int, int, int]:
-    result = evaluate(artifact, dataset)
-    return result.images, len(result.unreadable), result.top1.correct, result.top5.correct
+    return get_counts(evaluate(artifact, dataset))
 
 
 @pytest.fixture
@@ -52,9 +50,11 @@ def test_lists_count_as_the_folder(artifacts: dict[str, Path], damaged: Path, li
     assert reference[:2] == (39, 2)
     for path in lists:
         assert get_reference(artifacts["fp32"], path) == reference
-        assert get_counts(evaluate_source(artifacts["fp32"], path)) == reference
     output = lists[0].with_name("rows.parquet")
-    assert predict_source(artifacts["fp32"], lists[0], output=output).images == 39
+    assert predict(artifacts["fp32"], lists[0], output=output).images == 39
+    rows = list_images(lists[0]).paths
+    assert [prediction.image for prediction in predict(artifacts["fp32"], lists[0])] == list(map(str, rows))
+    assert evaluate(artifacts["fp32"], lists[0], limit=10).images == 10
 
 
 def test_shards_with_dots_and_links_count_as_the_folder(
@@ -70,19 +70,19 @@ def test_shards_with_dots_and_links_count_as_the_folder(
     stored_first = sorted(members, key=lambda member: not isinstance(member, tuple))
     write_shard(tmp_path / "a.tar", stored_first)
     images, unreadable, top1, top5 = get_reference(artifacts["fp32"], damaged)
-    result = evaluate_source(artifacts["fp32"], tmp_path / "a.tar")
+    result = evaluate(artifacts["fp32"], tmp_path / "a.tar")
     assert get_counts(result)[0::2] == (images, top1)
     assert get_counts(result)[3] == top5
     assert result.unreadable == unreadable + len({path.parent for path in damaged.rglob("*.png")})  # of the store
-    assert "no file called bag.jpg" in " ".join(result.reasons)
+    assert "no image file, such as bag.jpg" in " ".join(image.reason for image in result.unreadable_images)
 
 
 def test_a_shard_that_begins_with_a_text_is_counted(artifacts: dict[str, Path], dataset: Path, tmp_path: Path) -> None:
     image = (dataset / "bag" / "0.png").read_bytes()
     write_shard(tmp_path / "a.tar", [("README.md", b"x"), ("bag/0.png", image)])
-    result = evaluate_source(artifacts["fp32"], tmp_path / "a.tar")
+    result = evaluate(artifacts["fp32"], tmp_path / "a.tar")
     assert get_counts(result)[:2] == (1, 1)
-    assert "README" in result.reasons[0]
+    assert "README" in result.unreadable_images[0].reason
 
 
 def test_what_lies_beside_the_images_changes_no_count(
@@ -95,7 +95,6 @@ def test_what_lies_beside_the_images_changes_no_count(
     write_files(copy, "Thumbs.db", "bag/.DS_Store")
     reference = get_reference(artifacts["fp32"], damaged)
     assert get_reference(artifacts["fp32"], copy) == reference
-    assert get_counts(evaluate_source(artifacts["fp32"], copy)) == reference
     write_files(copy, "bag/notes.txt")
     for _ in range(2):
         with pytest.warns(UserWarning, match=r"1 file ignored: 1 \.txt"):
@@ -107,8 +106,8 @@ def test_classes_of_a_list_are_checked_before_any_work(
 ) -> None:
     text = lists[0].read_text()
     (tmp_path / "bad.csv").write_text(text + f"{lists[0]}.png,10\n")
-    with pytest.raises(DataError, match=r"class '10' is none of"):
-        evaluate_source(artifacts["fp32"], tmp_path / "bad.csv", output=tmp_path / "rows.parquet")
+    with pytest.raises(DataError, match=r"class '10' is not one of"):
+        evaluate(artifacts["fp32"], tmp_path / "bad.csv", output=tmp_path / "rows.parquet")
     assert not (tmp_path / "rows.parquet").exists()
 
 

@@ -17,14 +17,15 @@ import pytest
 
 from nestforge.errors import ConfigError, DataError
 from nestforge.progress import Advance
-from tests.scale.conftest import find_processes, write_tar
+from tests.support.commands import find_processes
+from tests.support.data import write_tar
 
 pytest.importorskip("pyarrow")
 pytest.importorskip("ray")
 import pyarrow.parquet as pq
 
+from nestforge.measure.evaluate import Evaluation, evaluate
 from nestforge.scale import cluster as nestforge_ray
-from nestforge.scale.run import SourceResult, evaluate_source
 
 pytestmark = pytest.mark.filterwarnings(r"ignore::DeprecationWarning:ray\..*")  # of its own settings, by itself
 REPEATS = 30
@@ -63,7 +64,7 @@ def many(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def compare(result: SourceResult, reference: SourceResult) -> None:
+def compare(result: Evaluation, reference: Evaluation) -> None:
     """The integers and every row are equal, and no image is there twice or missing."""
     assert (result.images, result.unreadable) == (reference.images, reference.unreadable) == (40 * REPEATS - 2, 2)
     assert (result.top1, result.top5) == (reference.top1, reference.top5)
@@ -77,9 +78,9 @@ def compare(result: SourceResult, reference: SourceResult) -> None:
 def test_a_node_dies_and_nothing_is_lost(
     nodes: Any, artifacts: dict[str, Path], many: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    reference = evaluate_source(artifacts["fp32"], many, output=tmp_path / "one.parquet")
+    reference = evaluate(artifacts["fp32"], many, output=tmp_path / "one.parquet")
     doomed = add_node(nodes)
-    one = evaluate_source(artifacts["fp32"], many, ray=nodes.address, workers=1, output=tmp_path / "ray1.parquet")
+    one = evaluate(artifacts["fp32"], many, ray=nodes.address, workers=1, output=tmp_path / "ray1.parquet")
     compare(one, reference)
 
     add_node(nodes)
@@ -90,13 +91,13 @@ def test_a_node_dies_and_nothing_is_lost(
         def advance(steps: int) -> None:
             nonlocal counted, killed_at
             counted += steps
-            if description == "classifying" and not killed_at and counted >= 200:
+            if description.startswith("classifying") and not killed_at and counted >= 200:
                 killed_at = counted
                 nodes.remove_node(doomed, allow_graceful=False)
 
         yield advance
 
-    two = evaluate_source(
+    two = evaluate(
         artifacts["fp32"],
         many,
         ray=nodes.address,
@@ -108,13 +109,13 @@ def test_a_node_dies_and_nothing_is_lost(
     compare(two, reference)
 
     with pytest.raises(ConfigError, match=r"2 workers of 1 threads do not fit the cluster's 1 CPUs"):
-        evaluate_source(artifacts["fp32"], many, ray=nodes.address, workers=2)
+        evaluate(artifacts["fp32"], many, ray=nodes.address, workers=2)
     image = next(many.rglob("*.png")).read_bytes()
     write_tar(tmp_path / "a.tar", {"bag/1.png": image, "bag/2.png": image})
     whole = (tmp_path / "a.tar").read_bytes()
     (tmp_path / "b.tar").write_bytes(whole[: len(whole) // 2 - 600])
     with pytest.raises(DataError, match=r"b\.tar is damaged after"):
-        evaluate_source(artifacts["fp32"], f"{tmp_path}/*.tar", ray=nodes.address, output=tmp_path / "none.parquet")
+        evaluate(artifacts["fp32"], f"{tmp_path}/*.tar", ray=nodes.address, output=tmp_path / "none.parquet")
     assert not (tmp_path / "none.parquet").exists()
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from nestforge.errors import NestForgeError
-from nestforge.scale.run import evaluate_source
-from tests.scale.test_run import get_counts, get_reference
+from nestforge.measure.evaluate import evaluate
+from tests.support.scale import get_counts
 
 pytest.importorskip("s3fs")
 pytest.importorskip("moto")
@@ -46,17 +46,17 @@ def test_counts_equal_the_folder_s(
 
     if ray:
         pytest.importorskip("ray")
-    reference = get_reference(artifacts["fp32"], damaged)
+    reference = get_counts(evaluate(artifacts["fp32"], damaged))
     system = s3fs.S3FileSystem()
     for folder in (damaged, shards, parquet):
         name = f"{bucket}/{folder.name}"
         if not system.exists(name):
             system.put(f"{folder}/", name, recursive=True)
-        assert get_counts(evaluate_source(artifacts["fp32"], name, ray=ray)) == reference, name
-    assert get_counts(evaluate_source(artifacts["fp32"], f"{bucket}/{shards.name}/part-*.tar", ray=ray)) == reference
+        assert get_counts(evaluate(artifacts["fp32"], name, ray=ray)) == reference, name
+    assert get_counts(evaluate(artifacts["fp32"], f"{bucket}/{shards.name}/part-*.tar", ray=ray)) == reference
 
 
 def test_what_is_not_there(artifacts: dict[str, Path], bucket: str) -> None:
     for url in (f"{bucket}/nothing", "s3://nobody/nothing"):
-        with pytest.raises(NestForgeError, match=r"nothing at|cannot use"):
-            evaluate_source(artifacts["fp32"], url)
+        with pytest.raises(NestForgeError, match=r"nothing found at|cannot use"):
+            evaluate(artifacts["fp32"], url)

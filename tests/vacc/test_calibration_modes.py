@@ -15,6 +15,7 @@ from nestforge.compile.calibrate import Histogram
 from nestforge.compile.passes.split_radix import find_origin
 from nestforge.compile.rangesearch import LEVELS
 from nestforge.config import parse_config
+from nestforge.engines.base import Parallelism
 from nestforge.errors import ConfigError
 
 
@@ -119,8 +120,8 @@ def test_appended_softmax_gives_probabilities(base: dict[str, object], tmp_path:
         )
         for on in (False, True)
     )
-    assert (logits.manifest.gives_probabilities, probabilities.manifest.gives_probabilities) == (False, True)
+    assert (logits.manifest.scores, probabilities.manifest.scores) == ("logits", "probabilities")
     images = np.random.default_rng(0).standard_normal((2, 3, 56, 56), np.float32)
-    a, b = (artifact.open_session(batch=2).run(images) for artifact in (logits, probabilities))
+    a, b = (artifact.open_session(Parallelism(batch=2)).run(images) for artifact in (logits, probabilities))
     expected = np.exp(a - a.max(1, keepdims=True))
     np.testing.assert_allclose(b, expected / expected.sum(1, keepdims=True), atol=1e-6)

@@ -11,8 +11,15 @@ import pytest
 
 from nestforge.artifact.artifact import open_artifact
 from nestforge.artifact.manifest import Manifest
-from nestforge.data.preprocess import CenterCrop, ECenterCrop, Preprocess, Resize, make_reference_preprocess
-from nestforge.vacc.geometry import check_artifact, check_vdsp, describe_preprocess, describe_vdsp
+from nestforge.data.preprocess import (
+    CenterCrop,
+    ECenterCrop,
+    Preprocess,
+    Resize,
+    ResizeKeepRatio,
+    make_reference_preprocess,
+)
+from nestforge.vacc.geometry import check_preprocess, check_vdsp, describe_preprocess, describe_vdsp
 from nestforge.vacc.vdsp import parse_vdsp, read_vdsp
 
 SHIPPED = Path(__file__).parents[2] / "deploy/resnest/vacc_code/vdsp_params/official-resnest50-vdsp_params.json"
@@ -83,7 +90,7 @@ def test_a_model_nobody_published_is_compared_with_its_artifact(ten_artifact: Pa
     config = {"OimageWidth": 64, "OimageHeight": 64, "CropX": 4, "CropY": 4, "ResizeWidth": 72, "ResizeHeight": 72}
     same = make_published(**config, ResizeType="BILINEAR_PILLOW")
     assert check_vdsp(manifest, parse_vdsp(same, source="t")) == ()
-    assert check_artifact(ten_artifact) == ()
+    assert check_preprocess(manifest, ten_artifact) == ()
     other = make_published(**config)
     assert list_subjects(check_vdsp(manifest, parse_vdsp(other, source="t"))) == ["interpolation"]
 
@@ -96,6 +103,17 @@ def test_ecenter_crop_equals_resize_and_crop_of_the_same_view(size: int) -> None
     assert (same.short_side, same.stretch) == pytest.approx((published.short_side, 1.0))
     squashed = describe_preprocess(Preprocess(ops=(Resize(size=(size, size)), ECenterCrop(size=size))))
     assert squashed.stretch == pytest.approx(0.75)
+
+
+def test_resize_that_keeps_the_ratio() -> None:
+    cover, inside = (
+        describe_preprocess(Preprocess(ops=(ResizeKeepRatio(size=(250, 250), fit=fit), CenterCrop(size=(200, 200)))))
+        for fit in ("cover", "inside")
+    )
+    same = describe_preprocess(Preprocess(ops=(Resize(size=250), CenterCrop(size=200))))
+    assert (cover.short_side, cover.stretch) == pytest.approx((0.8, 1))
+    assert (same.short_side, same.stretch) == pytest.approx((0.8, 1))
+    assert (inside.short_side, inside.stretch) == pytest.approx((1, 1))
 
 
 def test_vdsp_and_preprocess_describe_the_same_alike() -> None:

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from nestforge.vacc.npz import convert_images
-from tests.test_faults import list_all, run, start
-from tests.vacc.test_vamp import make_vdsp
+from tests.support.processes import list_all, run, start
+from tests.support.vacc import make_vdsp
 
 VAMP = "from nestforge.vacc.commands import vamp; vamp()"
 

@@ -58,7 +58,7 @@ def test_unreadable_images_are_not_listed(labelled: Path, tmp_path: Path) -> Non
     bad = sorted(data.rglob("*.jpg"))[4]
     bad.write_bytes(b"\xff\xd8 not a picture")
     result = convert_images(data, tmp_path / "npz", tmp_path / "list.txt")
-    assert [path for path, _ in result.unreadable] == [bad]
+    assert [item.image for item in result.unreadable] == [str(bad)]
     listed = (tmp_path / "list.txt").read_text().splitlines()
     assert len(listed) == 29
     assert all(Path(name).is_file() for name in listed)

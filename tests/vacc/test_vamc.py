@@ -10,11 +10,16 @@ import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.numpy import save_file
 
+from nestforge.compile.onnxfile import serialize
 from nestforge.config import read_config
 from nestforge.data.preprocess import CenterCrop, ECenterCrop, Resize
 from nestforge.errors import ConfigError, NestForgeError
-from nestforge.vacc.vamc import parse_vamc, plan_build, read_vamc
+from nestforge.networks.graph import build_graph
+from nestforge.networks.layers import make_seeded_weights
+from nestforge.networks.zoo import get_variant
+from nestforge.vacc.vamc import check_assumed_preprocess, parse_vamc, plan_build, read_vamc
 from nestforge.vacc.vdsp import read_vdsp
 
 VACC = Path(__file__).parents[2] / "deploy/resnest/vacc_code"
@@ -101,6 +106,29 @@ def test_no_process_ops_takes_the_published_preprocessing() -> None:
     assert plan.config.preprocess.ops == (ECenterCrop(size=256),)
     with pytest.raises(ConfigError, match="process_ops"):
         plan_build(parse_vamc(change("dataset.process_ops", []) | {"name": "other"}, source="t"), has_bf16=False)
+
+
+@pytest.mark.parametrize("kind", ["onnx", "pytorch"])
+def test_published_preprocessing_is_not_assumed_for_other_classes(kind: str, tmp_path: Path) -> None:
+    for classes in (10, 7):
+        weights = make_seeded_weights(get_variant("resnest14_slim"), 0, num_classes=classes)
+        path = tmp_path / f"{classes}.safetensors"
+        if kind == "onnx":
+            path.write_bytes(serialize(build_graph(get_variant("resnest14_slim"), weights)))
+        else:
+            save_file(weights, path)
+        data = change("dataset.process_ops", []) | {"name": "resnest14_slim"}
+        data["frontend"] |= {"checkpoint": str(path), "type": kind}
+        plan = plan_build(parse_vamc(data, source="t"), has_bf16=False)
+        if classes == 10:
+            check_assumed_preprocess(plan)
+        else:
+            with pytest.raises(
+                ConfigError, match=r"has 7 classes but .* published with 10: write dataset\.process_ops"
+            ):
+                check_assumed_preprocess(plan)
+    written = plan_build(parse_vamc(make_data(), source="t"), has_bf16=False)
+    check_assumed_preprocess(written)  # reads no file
 
 
 def test_colour_and_pixel_units() -> None:

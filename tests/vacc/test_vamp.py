@@ -4,37 +4,24 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from nestforge.artifact.artifact import open_artifact
+from nestforge.artifact import artifact as artifact_module
 from nestforge.data.preprocess import read_image
+from nestforge.engines.base import Parallelism
 from nestforge.errors import ConfigError, DataError
-from nestforge.inference.pipeline import softmax
+from nestforge.inference.topk import softmax
 from nestforge.vacc.datalist import name_result, run_datalist
 from nestforge.vacc.npz import convert_images, write_npz
-from nestforge.vacc.vamp import VampSettings, measure_vamp
+from nestforge.vacc.vamp import VampSettings, measure_vamp, open_settings
 from nestforge.vacc.vamp_eval import evaluate_results
-
-
-def make_vdsp(size: int) -> dict[str, object]:
-    """A file that resizes to 72 and crops `size` at 4, 4."""
-    config = {
-        "OimageWidth": size,
-        "OimageHeight": size,
-        "CropX": 4,
-        "CropY": 4,
-        "ResizeWidth": 72,
-        "ResizeHeight": 72,
-        "Mean": [0.485, 0.456, 0.406],
-        "Std": [0.229, 0.224, 0.225],
-        "NormaType": "DIV255_MINUSMEAN_DIVSTD",
-        "ResizeType": "BILINEAR_PILLOW",
-    }
-    return {"OpType": "FUSION_OP_RGB_RESIZE_CVTCOLOR_CROP_NORM_TENSOR", "OpConfig": config}
+from tests.support.onnx_models import build_artifact, make_classifier, run_artifact, save
+from tests.support.vacc import make_vdsp
 
 
 @pytest.fixture
@@ -42,7 +29,7 @@ def walk(labelled: Path, ten_artifact: Path, tmp_path: Path) -> VampSettings:
     """npz files with their list beside a vdsp file, and the settings that go with them."""
     convert_images(labelled, tmp_path / "npz", tmp_path / "list.txt")
     (tmp_path / "vdsp.json").write_text(json.dumps(make_vdsp(64)))
-    return VampSettings(model=ten_artifact, vdsp_params=tmp_path / "vdsp.json", instances=2, batch=4)
+    return open_settings(ten_artifact, tmp_path / "vdsp.json", instances=2, batch=4)
 
 
 def list_images(labelled: Path) -> list[Path]:
@@ -52,8 +39,8 @@ def list_images(labelled: Path) -> list[Path]:
 def test_results_are_those_of_the_artifact_on_each_image(walk: VampSettings, labelled: Path, tmp_path: Path) -> None:
     result = run_datalist(walk, tmp_path / "list.txt", tmp_path / "out")
     assert (result.written, result.skipped, result.unreadable) == (30, 0, ())
-    artifact = open_artifact(walk.model)
-    session = artifact.open_session(batch=4)
+    artifact = walk.artifact
+    session = artifact.open_session(Parallelism(batch=4))
     outputs = sorted((tmp_path / "out").glob("*.npz"))
     assert len(outputs) == 30
     preprocess = artifact.manifest.preprocess
@@ -71,7 +58,7 @@ def test_results_are_those_of_the_artifact_on_each_image(walk: VampSettings, lab
 
 @pytest.mark.parametrize("processes", [1, 2])
 def test_resumes_after_a_kill(walk: VampSettings, tmp_path: Path, processes: int) -> None:
-    settings = VampSettings(model=walk.model, vdsp_params=walk.vdsp_params, processes=processes, batch=8)
+    settings = replace(walk, instances=1, processes=processes, batch=8)
     run_datalist(settings, tmp_path / "list.txt", tmp_path / "out")
     outputs = sorted((tmp_path / "out").glob("*.npz"))
     expected = [path.read_bytes() for path in outputs]
@@ -95,7 +82,7 @@ def test_corrupt_npz_are_skipped_and_the_rest_keeps_its_place(
     listed[5].write_bytes(b"PK broken")
     listed[9].unlink()
     result = run_datalist(walk, tmp_path / "list.txt", tmp_path / "out")
-    assert [path for path, _ in result.unreadable] == [listed[5], listed[9]]
+    assert [item.image for item in result.unreadable] == [str(listed[5]), str(listed[9])]
     names = sorted(path.name for path in (tmp_path / "out").glob("*.npz"))
     assert names == [name_result(index, 30) for index in range(30) if index not in (5, 9)]
     for name in names:
@@ -181,8 +168,8 @@ def test_results_of_another_list(walk: VampSettings, tmp_path: Path, ten_labels:
 
 @pytest.mark.parametrize("processes", [1, 2])
 def test_speed_adds_up(walk: VampSettings, processes: int) -> None:
-    settings = VampSettings(model=walk.model, vdsp_params=walk.vdsp_params, instances=2, processes=processes, batch=3)
-    result = measure_vamp(settings, iterations=4, shape=(3, 64, 64))
+    settings = replace(walk, processes=processes, batch=3)
+    result = measure_vamp(settings, iterations=4)
     assert result.requests == 4 * 2 * processes
     latency = result.latency_ms
     assert 0 < latency.p50 <= latency.p90 <= latency.p99
@@ -194,25 +181,43 @@ def test_speed_adds_up(walk: VampSettings, processes: int) -> None:
 
 
 def test_measures_for_a_time(walk: VampSettings) -> None:
-    settings = VampSettings(model=walk.model, vdsp_params=None)
+    settings = replace(walk, instances=1, batch=1, vdsp=None)
     result = measure_vamp(settings, seconds=0.3)
     assert result.seconds >= 0.3
     assert result.preprocess_ms is None
 
 
 def test_what_does_not_fit_is_said(walk: VampSettings, tmp_path: Path) -> None:
+    folder = walk.artifact.folder
+    assert open_settings(folder, shape=(3, 64, 64)).vdsp is None
     with pytest.raises(ConfigError, match=r"\[3, 224, 224\] is not the artifact's input \[3, 64, 64\]"):
-        measure_vamp(walk, shape=(3, 224, 224))
+        open_settings(folder, shape=(3, 224, 224))
     (tmp_path / "other.json").write_text(json.dumps(make_vdsp(56)))
-    other = VampSettings(model=walk.model, vdsp_params=tmp_path / "other.json")
     with pytest.raises(ConfigError, match=r"56x56.*64x64"):
-        measure_vamp(other)
-    with pytest.raises(ConfigError, match=r"56x56.*64x64"):
-        run_datalist(other, tmp_path / "list.txt", tmp_path / "out")
+        open_settings(folder, tmp_path / "other.json")
+    with pytest.raises(ConfigError, match="needs --vdsp_params"):
+        run_datalist(open_settings(folder), tmp_path / "list.txt", tmp_path / "out")
     assert not (tmp_path / "out").exists()
-    for bad in ({"instances": 0}, {"batch": 257}, {"processes": -1}):
+    bad: list[dict[str, int]] = [{"instances": 0}, {"batch": 257}, {"processes": -1}]
+    for numbers in bad:
         with pytest.raises(ConfigError, match="outside 1 to 256"):
-            measure_vamp(VampSettings(model=walk.model, vdsp_params=None, **bad))
+            open_settings(folder, **numbers)
+
+
+def test_the_model_is_hashed_once(walk: VampSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the flags to the results, every file of the artifact is read for its hash exactly once."""
+    hashed: list[str] = []
+    real = artifact_module.hash_file
+
+    def count(path: Path) -> str:
+        hashed.append(path.name)
+        return real(path)
+
+    monkeypatch.setattr(artifact_module, "hash_file", count)
+    settings = open_settings(walk.artifact.folder, tmp_path / "vdsp.json", instances=2, batch=4)
+    run_datalist(settings, tmp_path / "list.txt", tmp_path / "out")
+    measure_vamp(settings, iterations=1)
+    assert sorted(hashed) == sorted(walk.artifact.manifest.outputs)
 
 
 def test_images_of_any_size_are_run(walk: VampSettings, tmp_path: Path) -> None:
@@ -221,3 +226,20 @@ def test_images_of_any_size_are_run(walk: VampSettings, tmp_path: Path) -> None:
         write_npz(tmp_path / f"{index}.npz", "input_0", array)
     (tmp_path / "odd.txt").write_text("".join(f"{tmp_path}/{index}.npz\n" for index in range(3)))
     assert run_datalist(walk, tmp_path / "odd.txt", tmp_path / "out").written == 3
+
+
+@pytest.mark.parametrize(("end", "add_up"), [("LogSoftmax", True), ("Softmax", True), ("Sigmoid", False)])
+def test_results_are_the_model_s_own_probabilities(end: str, add_up: bool, labelled: Path, tmp_path: Path) -> None:
+    """No softmax is taken of what is a probability, or its logarithm, already."""
+    proto = make_classifier(scores="l", after=f"y = {end}(l)")
+    artifact = build_artifact(save(proto, tmp_path / "m.onnx"), tmp_path / "a", side=64)
+    convert_images(labelled, tmp_path / "npz", tmp_path / "list.txt")
+    (tmp_path / "vdsp.json").write_text(json.dumps(make_vdsp(64)))
+    settings = open_settings(artifact, tmp_path / "vdsp.json", batch=4)
+    run_datalist(settings, tmp_path / "list.txt", tmp_path / "out")
+    assert settings.vdsp is not None
+    image = np.load(tmp_path / "npz" / (tmp_path / "list.txt").read_text().split("\n")[0])["input_0"]
+    scores = run_artifact(artifact, settings.vdsp.apply(image)[None])[0]
+    found = np.load(sorted((tmp_path / "out").glob("*.npz"))[0])["output_0"]
+    np.testing.assert_allclose(found, np.exp(scores) if end == "LogSoftmax" else scores, atol=1e-6)
+    assert (found.sum() == pytest.approx(1, abs=1e-4)) == add_up

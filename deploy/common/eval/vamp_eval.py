@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Results of vamp -> top-1 and top-5: --result_path, --datalist, --label."""
+"""Compute top-1 and top-5 from the results of vamp: --result_path, --datalist, --label."""
 
 from nestforge.vacc.commands import vamp_eval
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Images -> npz files and their list: --dataset_path, --target_path, --text_path."""
+"""Turn images into npz files, and list them: --dataset_path, --target_path, --text_path."""
 
 from nestforge.vacc.commands import image2npz
 

@@ -3,12 +3,12 @@
 #
 #   sh valprep.sh [--move | --copy | --link] [--target DIR] [FOLDER]
 #
-# FOLDER holds ILSVRC2012_val_00000001.JPEG ...; default: ./ImageNet/val where there is one, else the current folder.
-# --move (default) sorts within FOLDER; --copy and --link (hard links) leave it as it is and fill --target, which
-# defaults to FOLDER_by_class. Files are staged and renamed, so that a run may be interrupted and started again;
-# nothing is overwritten. Exit code 1: a file differs from the one in its place. 2: nothing could be done.
+# FOLDER holds ILSVRC2012_val_00000001.JPEG ...; default: ./ImageNet/val if it exists, else the current folder.
+# --move (default) sorts within FOLDER. --copy and --link (hard links) do not change FOLDER and fill --target, which
+# defaults to FOLDER_by_class. Files are staged and renamed, so an interrupted run can be started again. Nothing is
+# overwritten. Exit code 1: a file differs from the one that is already in its place. 2: nothing could be done.
 #
-# ilsvrc2012_val.txt beside this script: a line a class, its wnid and the last five digits of its 50 files.
+# ilsvrc2012_val.txt beside this script has one line per class: its wnid and the last five digits of its 50 files.
 set -eu
 
 fail() {
@@ -49,7 +49,8 @@ fi
 mkdir -p "$target" || fail "cannot create $target; choose another --target"
 staging=$target/.valprep.partial
 
-# What an interrupted run left: a file whose original is still there is incomplete or a copy, any other is complete.
+# Clean up after an interrupted run: a staged file whose original still exists is incomplete or a copy; all others are
+# complete.
 if [ -d "$staging" ]; then
     for staged in "$staging"/*/*; do
         [ -e "$staged" ] || continue
@@ -64,7 +65,7 @@ if [ -d "$staging" ]; then
     done
 fi
 
-stage() { # class, then the files to place
+stage() { # arguments: the class, then the files to sort into it
     class=$1
     shift
     mkdir -p "$staging/$class" "$target/$class"

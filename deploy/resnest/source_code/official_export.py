@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Official ResNeSt checkpoint -> ONNX: --model_name, --size, --save_dir, --weights, --seed."""
+"""Export an official ResNeSt checkpoint to ONNX: --model_name, --size, --save_dir, --weights, --seed."""
 
 from nestforge.vacc.commands import official_export
 

@@ -4,7 +4,7 @@
                                     Gather(Shape(images), j) where it is dimension j of the input by name
 
 Exporters write such questions for every view; each keeps its activation alive for a number that is known beforehand
-(a batch is the same everywhere), and stands in the way of the rewritings that would remove the activation.
+(a batch is the same everywhere), and blocks the passes that would remove the activation.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ timm and others view the output u of the grouped convolution as (B, R, C, H, W) 
 
     sum = ReduceSum(view(u), 1)        out = ReduceSum(view(u) * attention, 1)        attention (B, R, C, 1, 1)
 
-becomes, with u and attention split in R parts of four dimensions,
+becomes, with u and attention (as (B, R*C, 1, 1)) split in R parts along the channels,
 
     sum = u0 + u1 + ...                out = u0 * attention0 + u1 * attention1 + ...
 
@@ -51,14 +51,14 @@ def _unfold(graph: ir.Graph, view: ir.Node) -> bool:
         _replace(graph, node, split.outputs)
     for product in products:
         attention = product.inputs[1] if product.inputs[0] is value else product.inputs[0]
-        axis = add_initializer(graph, f"{product.name}.axis", np.array([1], np.int64))
-        weights = make_split(graph, attention, radix, name=f"{product.name}.attention")
-        graph.insert_before(product, weights)
+        sizes = add_initializer(graph, f"{product.name}.flat_sizes", np.array([0, -1, 1, 1], np.int64))
+        flat = ir.node("Reshape", [attention, sizes], name=f"{product.name}.flat")
+        weights = make_split(graph, flat.outputs[0], radix, name=f"{product.name}.attention")
+        graph.insert_before(product, [flat, weights])
         scaled = []
         for index, (part, weight) in enumerate(zip(split.outputs, weights.outputs, strict=True)):
-            squeeze = ir.node("Squeeze", [weight, axis], name=f"{product.name}.squeeze{index}")
-            scale = ir.node("Mul", [part, squeeze.outputs[0]], name=f"{product.name}.scale{index}")
-            graph.insert_before(product, [squeeze, scale])
+            scale = ir.node("Mul", [part, weight], name=f"{product.name}.scale{index}")
+            graph.insert_before(product, scale)
             scaled.append(scale.outputs[0])
         _replace(graph, next(iter(product.outputs[0].uses())).node, scaled)
     return True
@@ -88,6 +88,8 @@ def _is_weighted_sum(node: ir.Node, value: ir.Value, radix: int) -> bool:
         other is not None
         and other is not value
         and _read_radix(other) == radix
+        and other.shape is not None
+        and list(other.shape)[3:] == [1, 1]
         and not product.is_graph_output()
         and len(product.uses()) == 1
         and _sums_over_radix(next(iter(product.uses())).node)

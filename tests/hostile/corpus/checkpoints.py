@@ -46,6 +46,12 @@ def list_checkpoints() -> Iterator[Case]:
     for name, content in damage(valid[:400], 5, seed=7):
         yield Case("checkpoints", f"{name}.safetensors", REFUSED, put(content))
     code = b'cbuiltins\nexec\n(S\'open("pickle_was_run", "w")\'\ntR.'
+    deep: object = {}
+    shared: object = {"fc.weight": 1}
+    for _ in range(300):
+        deep = {"model": deep}
+    for _ in range(60):
+        shared = {"state_dict": shared, "model": shared}
     torch_zip = {"archive/data.pkl": pickle.dumps(Bomb(), protocol=2), "archive/version": b"3\n"}
     pickles = {
         "empty": b"",
@@ -55,6 +61,8 @@ def list_checkpoints() -> Iterator[Case]:
         "exec": code,
         "system_in_zip": zip_of(torch_zip),
         "exec_in_zip": zip_of({"archive/data.pkl": code, "archive/version": b"3\n"}),
+        "deep_mappings": zip_of({"archive/data.pkl": pickle.dumps(deep, protocol=2), "archive/version": b"3\n"}),
+        "shared_mappings": zip_of({"archive/data.pkl": pickle.dumps(shared, protocol=2), "archive/version": b"3\n"}),
         "no_pickle_in_zip": zip_of({"archive/version": b"3\n"}),
         "empty_zip": zip_of({}),
         "numbers": pickle.dumps([1, 2, 3], protocol=2),

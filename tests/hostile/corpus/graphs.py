@@ -50,6 +50,10 @@ def list_onnx(model: bytes) -> Iterator[Case]:
     negative.dims[0] = -4
     yield Case("onnx", "plain.onnx", USED, put(graph([flat])))
     yield Case("onnx", "model.onnx", USED, put(model))
+    yield Case("onnx", "second_input_unread.onnx", USED, put(graph([flat], inputs=2)))
+    yield Case("onnx", "one_channel.onnx", USED, put(graph([flat], shape=("n", 1, 8, 8))))
+    yield Case("onnx", "channels_last.onnx", USED, put(graph([flat], shape=("n", 8, 8, 3))))
+    yield Case("onnx", "unsorted.onnx", USED, put(graph([node("Flatten", ["z"], ["y"]), node("Relu", ["x"], ["z"])])))
     bad = {
         "empty": b"",
         "text": b"no model",
@@ -58,11 +62,10 @@ def list_onnx(model: bytes) -> Iterator[Case]:
         "no_graph": onnx.ModelProto(ir_version=8).SerializeToString(),
         "no_nodes": graph([]),
         "no_input": graph([flat], inputs=0),
-        "two_inputs": graph([flat], inputs=2),
+        "two_inputs": graph([node("Add", ["x", "xx"], ["z"]), node("Flatten", ["z"], ["y"])], inputs=2),
         "no_output": graph([flat], outputs=()),
         "wrong_output": graph([flat], outputs=("z",)),
-        "one_channel": graph([flat], shape=("n", 1, 8, 8)),
-        "channels_last": graph([flat], shape=("n", 8, 8, 3)),
+        "five_channels": graph([flat], shape=("n", 5, 8, 8)),
         "rank_two": graph([flat], shape=("n", 192)),
         "scalar": graph([flat], shape=()),
         "integers": graph([flat], dtype=TensorProto.INT64),
