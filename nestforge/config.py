@@ -105,6 +105,7 @@ class BuildConfig(_Section):
     preprocess: Preprocess | None = None  # default: the published one of the variant
     append_softmax: bool = False  # the artifact then gives probabilities
     labels: str | None = None  # a file, or "imagenet"
+    allow_poor_parity: bool = False  # keep a build that agrees with its source no more often than by chance
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -49,7 +49,7 @@ class Parity(_Record):
     """The built model against its float32 source on the same images.
 
     `cosine` is that of all logits taken together; `max_abs` the largest difference of a logit; `top1_agreement`
-    the fraction of images with the same prediction.
+    the fraction of images with the same prediction. `problems` say what looks wrong; they are among the warnings too.
     """
 
     cosine: float
@@ -57,6 +57,7 @@ class Parity(_Record):
     top1_agreement: float
     images: int
     data: Literal["calibration", "random"]
+    problems: tuple[str, ...] = ()
 
 
 class QuantizationRecord(_Record):

@@ -57,6 +57,9 @@ def build(
         list[str] | None, typer.Option("--set", metavar="KEY.PATH=VALUE", help="Change one value; may be repeated.")
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an artifact that exists.")] = False,
+    allow_poor_parity: Annotated[
+        bool, typer.Option("--allow-poor-parity", help="Keep a build that agrees with its source by chance only.")
+    ] = False,
     explain: Annotated[
         bool,
         typer.Option("--explain", help="Measure the speedup of each graph pass, and where time goes; slow."),
@@ -68,7 +71,7 @@ def build(
     from nestforge.config import read_config
     from nestforge.tables.builds import show_build, show_config
 
-    resolved = read_config(config, overrides or ())
+    resolved = read_config(config, [*(overrides or ()), *(["allow_poor_parity=true"] if allow_poor_parity else ())])
     if explain:
         check_explainable(resolved)
     show_config(resolved, make_stderr())
@@ -76,6 +79,8 @@ def build(
     if explain:
         result = replace(result, explanation=nestforge.explain_build(result.artifact, progress=show_bars))
     emit(result, show_build, json)
+    for problem in result.parity.problems if json == "-" else ():
+        print(f"warning: {problem}", file=sys.stderr)
 
 
 def sensitivity(

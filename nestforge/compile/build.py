@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-import numpy as np
-
 from nestforge.artifact.manifest import (
     LABELS_FILE,
     MODEL_FILE,
@@ -25,7 +23,7 @@ from nestforge.artifact.manifest import (
     record_file,
     write_manifest,
 )
-from nestforge.compile.images import BuildImages
+from nestforge.compile.agreement import measure_parity
 from nestforge.compile.labels import IMAGENET, read_build_labels
 from nestforge.compile.onnxfile import serialize
 from nestforge.compile.plan import Prepared, prepare
@@ -34,13 +32,11 @@ from nestforge.compile.warnings import describe_layers, find_warnings
 from nestforge.config import BuildConfig
 from nestforge.data.labels import format_label, number_labels
 from nestforge.engines import get_engine
-from nestforge.engines.base import Engine, Kernel, Session
+from nestforge.engines.base import Engine, Kernel
 from nestforge.engines.machine import read_machine
-from nestforge.errors import ConfigError, ModelError
+from nestforge.errors import ConfigError
 from nestforge.files import atomic_write_folder, check_output_folder
-from nestforge.progress import Progress, advance_over, no_progress
-
-PARITY_IMAGES = 64
+from nestforge.progress import Progress, no_progress
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,9 +107,11 @@ def build_artifact(
         with progress("compiling the built model", None):
             settings = dataclasses.replace(prepared.settings, dtype=config.execution_dtype)
             built = engine.open(folder / MODEL_FILE, settings)
-        parity = _measure_parity(engine.open(prepared.original, prepared.settings), built, prepared.images, progress)
+        original = engine.open(prepared.original, prepared.settings)
+        allow_poor = config.allow_poor_parity
+        parity = measure_parity(original, built, prepared.images, progress, allow_poor=allow_poor)
         kernels = built.list_kernels()
-        warnings = find_warnings(quantization, kernels, layers, chosen=chosen)
+        warnings = parity.problems + find_warnings(quantization, kernels, layers, chosen=chosen)
         manifest = Manifest(
             format=1,
             name=source.name,
@@ -164,25 +162,6 @@ def _complete(config: BuildConfig, source: Source) -> BuildConfig:
 
 def _record_labels(config: BuildConfig) -> dict[str, FileRecord]:
     return {config.labels: record_file(Path(config.labels))} if config.labels not in (None, IMAGENET) else {}
-
-
-def _measure_parity(source: Session, built: Session, images: BuildImages, progress: Progress) -> Parity:
-    expected, found = [], []
-    with progress("comparing with the source", min(len(images), PARITY_IMAGES)) as advance:
-        for images_nchw in advance_over(images.load(PARITY_IMAGES), advance):
-            expected.append(source.run(images_nchw).astype(np.float64))
-            found.append(built.run(images_nchw).astype(np.float64))
-    a, b = np.concatenate(expected), np.concatenate(found)
-    if not np.isfinite(b).all():
-        raise ModelError("the built model's outputs are not finite; check the model and its preprocessing")
-    norms = float(np.linalg.norm(a) * np.linalg.norm(b))
-    return Parity(
-        cosine=float((a * b).sum() / norms) if norms else float(np.array_equal(a, b)),
-        max_abs=float(np.abs(a - b).max()),
-        top1_agreement=float((a.argmax(1) == b.argmax(1)).mean()),
-        images=len(a),
-        data="calibration" if images.are_calibration else "random",
-    )
 
 
 def _count_kernels(kernels: Iterable[Kernel]) -> dict[str, dict[str, int]]:

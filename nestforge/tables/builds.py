@@ -46,7 +46,10 @@ def show_build(result: BuildResult, console: Console) -> None:
     if result.explanation:
         show_explanation(result.explanation, console)
     for warning in result.warnings:
-        console.print(f"[yellow]warning:[/] {escape(warning)}")
+        if warning in parity.problems:
+            console.print(f"[bold red]warning: {escape(warning)}[/]")
+        else:
+            console.print(f"[yellow]warning:[/] {escape(warning)}")
 
 
 def show_explanation(result: Explanation, console: Console) -> None:
