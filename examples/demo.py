@@ -18,6 +18,7 @@ from rich.console import Console
 import nestforge
 from nestforge.config import read_config
 from nestforge.engines import get_engine
+from nestforge.engines.base import Dtype
 from nestforge.engines.machine import read_machine
 from nestforge.errors import NestForgeError
 from nestforge.files import write_json
@@ -28,7 +29,7 @@ from nestforge.tables.layout import format_rate, make_grid
 
 DEMO = Path("demo")
 SECONDS = 4.0
-NETWORKS = {  # name -> build file, dtypes
+NETWORKS: dict[str, tuple[Path, tuple[Dtype, ...]]] = {  # name -> build file, dtypes
     "fashion": (Path("configs/fashion_mnist_int8.yaml"), ("fp32", "bf16", "int8")),
     "resnest50": (Path("configs/resnest50_seeded_int8.yaml"), ("fp32", "int8")),
 }
@@ -81,7 +82,7 @@ def measure_all(
 
 def make_rows(evaluations: dict[str, Evaluation], benches: dict[str, BenchmarkResult]) -> list[tuple[str, ...]]:
     """Return one table row per artifact."""
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for key, bench in benches.items():
         evaluation = evaluations.get(key)
         paired = evaluation.vs if evaluation else None
@@ -121,7 +122,7 @@ def main() -> None:
 
     columns = ("", "top-1 [95%]", "top-5 [95%]", "paired pp", "MB", "images/s", "x fp32", "p50 ms", "p99 ms")
     console.print(make_grid("", columns, make_rows(evaluations, benches)))
-    images, threads = evaluations["fashion-fp32"].images, benches["fashion-fp32"].threads
+    images, threads = evaluations["fashion-fp32"].images, benches["fashion-fp32"].parallelism.threads
     console.print(
         f"fashion: {images:,} test images of Fashion-MNIST. resnest50: 224x224, seeded weights, so no accuracy.\n"
         f"Batch 1, {threads} threads. x fp32: from interleaved rounds, median and 95% interval."

@@ -123,7 +123,7 @@ def main() -> None:
 
     torch.manual_seed(args.seed)
     variant = get_variant("resnest14_slim")
-    model = ResNeSt(variant).to(memory_format=torch.channels_last)
+    model = ResNeSt(variant).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     images, labels = read_split(args.data, "train", variant.image_size)
     train(model, images, labels, epochs=args.epochs, seed=args.seed)
 

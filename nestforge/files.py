@@ -20,7 +20,7 @@ from typing import Any
 from nestforge.errors import ArtifactError, NestForgeError
 
 StrPath = str | Path  # what public functions take
-LONGEST_NAME = 200  # bytes that leave room for more, of the 255 a name may have
+LONGEST_NAME = 200  # bytes of the 255 that a name may have; temporary names add to it
 
 
 def read_small_file(path: Path, *, limit_bytes: int) -> bytes:
@@ -212,10 +212,10 @@ def hash_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def fingerprint_file(path: Path) -> list[int]:
+def fingerprint_file(path: StrPath) -> list[int]:
     """Return what changes whenever a file is replaced or written: size, mtime_ns, ctime_ns and inode; -1 where gone."""
     try:
-        status = path.stat()
+        status = os.stat(path)  # noqa: PTH116 (called for every image of a dataset)
     except OSError:
         return [-1, -1, -1, -1]
     return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]

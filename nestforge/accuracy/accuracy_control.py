@@ -42,7 +42,6 @@ from nestforge.schema import parse
 BATCH = 8
 SPEED_ROUNDS, SPEED_SECONDS = 5, 1.5
 LEAST_SHARE = 0.005  # of the time: below it layers count as equally cheap
-MAX_STATE_BYTES = 64 << 20
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import posixpath
 from collections import Counter
 from collections.abc import Iterable
-from pathlib import PurePosixPath
+from functools import cache
 
 from PIL import Image, ImageFile
 
@@ -17,8 +18,12 @@ _LITTER = frozenset(
 _SHOWN_SUFFIXES = 5
 
 
-def _list_suffixes() -> frozenset[str]:
-    """Return the suffixes of every format that Pillow decodes by itself."""
+@cache
+def list_suffixes() -> frozenset[str]:
+    """Return the suffixes of every format that Pillow decodes by itself, in lower case and with the dot.
+
+    The first call loads all of Pillow's formats, so it is not made when modules are imported.
+    """
     Image.init()
 
     def decodes(name: str) -> bool:
@@ -31,7 +36,9 @@ def _list_suffixes() -> frozenset[str]:
     return frozenset(suffix.lower() for suffix, name in Image.registered_extensions().items() if decodes(name))
 
 
-SUFFIXES = _list_suffixes()  # in lower case, with the dot
+def is_image_name(name: str) -> bool:
+    """Tell whether a file name, or a path with ``/``, has the suffix of an image."""
+    return get_suffix(name) in list_suffixes()
 
 
 def is_hidden(name: str) -> bool:
@@ -50,7 +57,7 @@ def is_hidden_below(key: str) -> bool:
 
 def get_suffix(name: str) -> str:
     """Return the suffix of a file name or a path with ``/``, in lower case and with its dot, or ``""``."""
-    return PurePosixPath(name).suffix.lower()
+    return posixpath.splitext(posixpath.basename(name))[1].lower()
 
 
 def describe_ignored(names: Iterable[str]) -> str | None:

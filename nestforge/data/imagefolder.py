@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from nestforge.checks import suggest_nearest
-from nestforge.data.filenames import SUFFIXES, describe_ignored, get_suffix, is_hidden
+from nestforge.data.filenames import describe_ignored, get_suffix, is_hidden, list_suffixes
 from nestforge.data.imagelist import LIST_SUFFIXES, read_image_list, take_once
 from nestforge.data.labels import ClassNames, Label, is_number
 from nestforge.errors import DataError
@@ -53,7 +53,7 @@ def list_images(root: Path, *, suffix: str | None = None) -> ImageFolder:
         DataError: the folder does not exist, there is no image in it, or a list cannot be read or names nothing that is
             there.
     """
-    accepted = SUFFIXES if suffix is None else frozenset({f".{suffix.removeprefix('.').lower()}"})
+    accepted = list_suffixes() if suffix is None else frozenset({f".{suffix.removeprefix('.').lower()}"})
     if root.is_file():
         return _read_list(root, accepted if suffix is not None else None)
     if not root.is_dir():

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from nestforge.data.filenames import SUFFIXES, get_suffix
+from nestforge.data.filenames import is_image_name
 from nestforge.data.labels import decode_text, is_number, split_lines
 from nestforge.errors import DataError
 from nestforge.files import read_small_file
@@ -74,7 +74,7 @@ class _Table:
     def header(self) -> list[str] | None:
         """The words of the first line, in small letters without punctuation, where it is no image."""
         first = self.rows[0]
-        named = self.column < len(first) and get_suffix(first[self.column]) in SUFFIXES
+        named = self.column < len(first) and is_image_name(first[self.column])
         return None if named or len(self.rows) < 2 else [re.sub(r"[\W_]", "", field).lower() for field in first]
 
 
@@ -141,10 +141,10 @@ def _choose_separator(name: str, base: Path) -> Path:
 def _guess_suffix(names: Sequence[str], base: Path) -> str:
     """Return the suffix that the names lack, as the first image has it; "" where they have suffixes."""
     first = base / names[0]
-    if any(get_suffix(name) in SUFFIXES for name in names) or first.exists():
+    if any(is_image_name(name) for name in names) or first.exists():
         return ""
     found = sorted(first.parent.glob(f"{glob.escape(first.name)}.*"))
-    return next((file.suffix for file in found if get_suffix(file.name) in SUFFIXES), "")
+    return next((file.suffix for file in found if is_image_name(file.name)), "")
 
 
 def parse_image_list(text: str) -> list[ListedImage]:
@@ -192,8 +192,7 @@ def _read_table(lines: Sequence[str], mark: str) -> _Table:
     columns = range(1) if mark == " " else range(max(map(len, rows)))
     least = 2 if mark else 1  # fields: without the mark in it a line is not split by it
     counts = [
-        sum(len(row) > place and len(row) >= least and get_suffix(row[place]) in SUFFIXES for row in rows)
-        for place in columns
+        sum(len(row) > place and len(row) >= least and is_image_name(row[place]) for row in rows) for place in columns
     ]
     best = max(counts)
     column = counts.index(best)

@@ -15,11 +15,10 @@ from typing import Annotated, Literal, Self
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from nestforge.data.images import AnyImage, PixelImage
-from nestforge.errors import ConfigError, DataError
-from nestforge.schema import explain_invalid
+from nestforge.errors import DataError
 
 ImageHWC = npt.NDArray[np.uint8]  # (H, W, 3) RGB
 
@@ -335,17 +334,3 @@ def normalize_images(images_nhwc: npt.NDArray[np.uint8], preprocess: Preprocess)
     out -= np.array(preprocess.mean, np.float32)[:, None, None]
     out /= np.array(preprocess.std, np.float32)[:, None, None]
     return out
-
-
-def parse_preprocess(data: object) -> Preprocess:
-    """Validate a description read from a file.
-
-    Raises:
-        ConfigError: not a valid description.
-    """
-    try:
-        return Preprocess.model_validate_json(json.dumps(data))
-    except ValidationError as error:
-        raise ConfigError(f"bad preprocessing: {explain_invalid(error, Preprocess)}") from error
-    except (ValueError, TypeError) as error:
-        raise ConfigError(f"bad preprocessing: {str(error).splitlines()[0]}") from error

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from nestforge.checks import check_range
-from nestforge.data.filenames import SUFFIXES, describe_ignored, get_suffix, is_hidden, is_hidden_below
+from nestforge.data.filenames import describe_ignored, get_suffix, is_hidden, is_hidden_below, is_image_name
 from nestforge.data.imagefolder import choose_images, list_images
 from nestforge.data.imagelist import LIST_SUFFIXES, MAX_LIST_BYTES, parse_image_list, take_once
 from nestforge.data.labels import decode_text
@@ -121,7 +121,7 @@ def _is_image_file(url: str) -> bool:
     ):
         return False
     if is_remote(url):
-        return suffix in SUFFIXES
+        return is_image_name(url)
     return Path(url).exists() or not glob.has_magic(url)
 
 
@@ -145,7 +145,7 @@ def fingerprint_source(source: Source) -> list[object] | None:
         urls = [(label, url) for label, _, url in part.files] if isinstance(part, FolderPart) else [("", part.url)]
         if any(is_remote(url) for _, url in urls):
             return None
-        rows += [[label, url, *fingerprint_file(Path(url))] for label, url in urls]
+        rows += [[label, url, *fingerprint_file(url)] for label, url in urls]
     return rows
 
 
@@ -186,7 +186,7 @@ def _list_local_shards(path: Path, url: str) -> list[str]:
 def _has_images(entries: Iterable[Path]) -> bool:
     """Tell whether there is an image among files and in folders."""
     inside = (child for entry in entries for child in (entry.iterdir() if entry.is_dir() else [entry]))
-    return any(get_suffix(child.name) in SUFFIXES and not is_hidden(child.name) for child in inside)
+    return any(is_image_name(child.name) and not is_hidden(child.name) for child in inside)
 
 
 def _list_remote_shards(system: Any, path: str) -> list[str]:
@@ -260,7 +260,7 @@ def _list_remote_images(system: Any, root: str) -> list[tuple[str, str, str]]:
         key = posixpath.relpath(path, root)
         if is_hidden_below(key):
             continue
-        if get_suffix(key) in SUFFIXES:
+        if is_image_name(key):
             rows.append((key.split("/")[0] if "/" in key else "", key, system.unstrip_protocol(path)))
         else:
             ignored.append(key)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
-from nestforge.data.filenames import SUFFIXES, get_suffix, is_hidden_below
+from nestforge.data.filenames import get_suffix, is_hidden_below, is_image_name
 from nestforge.data.parts import MAX_IMAGE_BYTES, Sample, describe_too_large
 from nestforge.data.storage import open_file
 from nestforge.data.tarsamples import LABEL_BYTES, Content, Group
@@ -79,7 +79,7 @@ def _list_groups(tar: tarfile.TarFile, links: _Links) -> Iterator[Group]:
         if group is None:
             group = Group(key)
         suffix = get_suffix(name)
-        if suffix in SUFFIXES:
+        if is_image_name(name):
             if path in seen:
                 group.repeated.append(path)
             else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -40,7 +40,7 @@ class Evaluation:
 
     `unreadable` images are in no count; `unreadable_images` lists the first of them. `parts` are the pieces in which
     the dataset was read. `repeated` rows came again from a worker that took over a lost one's part, and were dropped.
-    `seconds` run from the first image to the last.
+    `seconds` run from opening the model to the last image.
     """
 
     artifact: Path
@@ -137,8 +137,9 @@ def evaluate_all(
         source = open_source(dataset, limit=limit)
     check_classes(source, first.labels)
     if not allow_overlap:
+        files = list_local_files(source)
         for artifact in opened.values():
-            refuse_calibration_images(artifact.manifest, list_local_files(source))
+            refuse_calibration_images(artifact.manifest, files)
 
     rows_path = None if output is None else Path(output)
     collected: dict[Path, _Collected] = {}
@@ -241,7 +242,7 @@ def _collect(
         remaining = None if source.images is None else source.images - len(done)
         advance = stack.enter_context(progress(f"classifying with {artifact.folder.name}", remaining))
         begin = time.perf_counter()
-        for row in runner.run(artifact, source, request, tally, done=done):
+        for row in stack.enter_context(closing(runner.run(artifact, source, request, tally, done=done))):
             advance(1)
             if write is not None:
                 write(row)
@@ -263,10 +264,10 @@ def _open_journal(
     artifact: Artifact, source: Source, ray: str | None, output: Path | None, finished: ExitStack
 ) -> Journal | None:
     """Open the journal of an evaluation in this process, which is kept until `finished` is left without an error."""
-    key = fingerprint_evaluation(artifact, source)
-    if ray is not None or output is not None or key is None:
+    if ray is not None or output is not None:
         return None
-    return finished.enter_context(keep_journal("evaluate", key))
+    key = fingerprint_evaluation(artifact, source)
+    return None if key is None else finished.enter_context(keep_journal("evaluate", key))
 
 
 def fingerprint_evaluation(artifact: Artifact, source: Source) -> dict[str, Any] | None:

@@ -22,11 +22,11 @@ _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 
 def shorten(text: str, letters: float) -> str:
     """Cut the middle out of a text longer than `letters`, because names of layers and folders differ at their ends."""
-    room = max(int(letters), 5)
-    if len(text) <= room:
+    limit = max(int(letters), 5)
+    if len(text) <= limit:
         return text
-    head = (room - 1) // 3
-    return f"{text[:head]}…{text[len(text) - (room - 1 - head) :]}"
+    head = (limit - 1) // 3
+    return f"{text[:head]}…{text[len(text) - (limit - 1 - head) :]}"
 
 
 def format_number(value: float, decimals: int, *, signed: bool = False) -> str:

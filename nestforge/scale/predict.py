@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, overload
@@ -31,7 +31,7 @@ class Predictions:
     """Predictions for images, in their order; a sequence of `Prediction`.
 
     `images` were classified; `unreadable` were not, and `unreadable_images` lists the first of them. With an `output`
-    the predictions are in that file and not in `predictions`. `seconds` run from the first image to the last.
+    the predictions are in that file and not in `predictions`. `seconds` run from opening the model to the last image.
     """
 
     artifact: Path
@@ -80,7 +80,7 @@ def predict(
 
     Raises:
         DataError: no image was given, or none could be read; a shard is damaged.
-        ConfigError: a number out of range, or more workers than the cluster has room for.
+        ConfigError: a number out of range, or more workers than the cluster has CPUs for.
         ArtifactError: as `open_artifact`.
         NestForgeError: a package is missing, no cluster answers, or the output cannot be written.
     """
@@ -106,7 +106,7 @@ def predict(
             write = stack.enter_context(write_results(path, describe_rows(opened, source)))
         advance = stack.enter_context(progress(f"classifying with {opened.folder.name}", source.images))
         begin = time.perf_counter()
-        for row in runner.run(opened, source, request, tally):
+        for row in stack.enter_context(closing(runner.run(opened, source, request, tally))):
             if write is not None:
                 write(row)
             else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Set
+from collections.abc import Generator, Iterator, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
@@ -38,7 +38,7 @@ class Runner(Protocol):
 
     def run(
         self, artifact: Artifact, source: Source, request: Request, tally: Tally, *, done: Set[tuple[int, int]] = ...
-    ) -> Iterator[Row]:
+    ) -> Generator[Row, None, None]:
         """Yield a row for every sample, exactly once, except those whose (part, position) is in `done`.
 
         `tally` counts the rows, and refuses an incomplete run after the last.
@@ -64,7 +64,7 @@ def open_runner(
     `workers` is by default as many as fit the cluster, of `threads` (default 1; in this process all cores).
 
     Raises:
-        ConfigError: a number out of range, workers without Ray, or more workers than the cluster has room for.
+        ConfigError: a number out of range, workers without Ray, or more workers than the cluster has CPUs for.
         NestForgeError: a package is missing, or no cluster answers.
     """
     for name, value in (("workers", workers), ("threads", threads)):
@@ -98,7 +98,7 @@ class _Local:
         tally: Tally,
         *,
         done: Set[tuple[int, int]] = frozenset(),
-    ) -> Iterator[Row]:
+    ) -> Generator[Row, None, None]:
         remaining = None if source.images is None else source.images - len(done)
         if remaining != 0:
             with self._progress(f"opening {artifact.folder.name}", None):
@@ -131,7 +131,7 @@ class _OnRay:
         tally: Tally,
         *,
         done: Set[tuple[int, int]] = frozenset(),
-    ) -> Iterator[Row]:
+    ) -> Generator[Row, None, None]:
         from nestforge.scale import cluster
         from nestforge.scale.arrow import rows_from_table
 

@@ -21,10 +21,10 @@ from nestforge.data.preprocess import (
     load_image,
     make_reference_preprocess,
     normalize_images,
-    parse_preprocess,
     read_image,
 )
 from nestforge.errors import ConfigError, DataError
+from nestforge.schema import parse
 
 
 def crop_as_the_document(img: Image.Image, imgsize: int) -> np.ndarray:
@@ -246,11 +246,11 @@ def test_bad_descriptions() -> None:
         {"ops": object()},
     ):
         with pytest.raises(ConfigError, match="bad preprocessing"):
-            parse_preprocess(data)
+            parse(Preprocess, data, source="bad preprocessing")
 
 
 def read_scale(mean: list[float], std: list[float]) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    preprocess = parse_preprocess({"mean": mean, "std": std})
+    preprocess = parse(Preprocess, {"mean": mean, "std": std}, source="bad preprocessing")
     return preprocess.mean, preprocess.std
 
 
