@@ -14,7 +14,7 @@ from tests.support.data import ROOT
 def test_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     demo = runpy.run_path(str(ROOT / "examples" / "demo.py"))
     functions = demo["main"].__globals__
-    monkeypatch.setitem(functions, "NETWORKS", {"fashion": demo["NETWORKS"]["fashion"]})
+    monkeypatch.setitem(functions, "NETWORKS", {"fashion": (demo["NETWORKS"]["fashion"][0], ("fp32", "int8"))})
     monkeypatch.setitem(functions, "SECONDS", 0.2)
     for name in ("examples", "configs"):
         (tmp_path / name).symlink_to(ROOT / name)

@@ -239,8 +239,9 @@ def _list_folder(url: str, limit: int | None) -> Source:
         is_list = folder.is_list
         if limit is not None:
             folder = choose_images(folder, limit)
+        here = f"{Path.cwd()}/"
         rows = [
-            (name, folder.name_of(path), str(path.absolute()))
+            (name, folder.name_of(path), str(path) if path.is_absolute() else here + str(path))
             for name, path in zip(folder.folders, folder.paths, strict=True)
         ]
     if not rows:
