@@ -39,7 +39,7 @@ class ImageFolder:
     def name_of(self, path: Path) -> str:
         """Return the path relative to the folder, or to the list's folder where it is below that."""
         base = self.root.parent if self.is_list else self.root
-        return str(path).removeprefix(f"{base}/")
+        return str(path).removeprefix(f"{str(base).rstrip('/')}/")
 
 
 def list_images(root: Path, *, suffix: str | None = None) -> ImageFolder:
