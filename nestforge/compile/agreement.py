@@ -38,9 +38,17 @@ class Poor:
 
 
 def measure_parity(
-    source: Session, built: Session, images: BuildImages, progress: Progress, *, allow_poor: bool = False
+    source: Session,
+    built: Session,
+    images: BuildImages,
+    progress: Progress,
+    *,
+    allow_poor: bool = False,
+    trained: bool = True,
 ) -> Parity:
     """Compare the outputs of two sessions on the first `IMAGES` images; what looks wrong is said in `problems`.
+
+    Of weights that were not `trained` it is not wrong that all images have one class.
 
     Raises:
         ModelError: outputs are not finite, or, without `allow_poor`, both agree no more often than by chance.
@@ -64,7 +72,7 @@ def measure_parity(
     if images.are_calibration:
         problems += [f"{poor.text}: {_REMEDY}"] if poor is not None else []
         problems += find_constant_inputs(max(spreads), largest)
-        problems += find_one_prediction(before, after, folders=images.classes)
+        problems += find_one_prediction(before, after, folders=images.classes) if trained else []
     return Parity(
         cosine=float((a * b).sum() / norms) if norms else float(np.array_equal(a, b)),
         max_abs=float(np.abs(a - b).max()),

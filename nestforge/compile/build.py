@@ -108,8 +108,14 @@ def build_artifact(
             settings = dataclasses.replace(prepared.settings, dtype=config.execution_dtype)
             built = engine.open(folder / MODEL_FILE, settings)
         original = engine.open(prepared.original, prepared.settings)
-        allow_poor = config.allow_poor_parity
-        parity = measure_parity(original, built, prepared.images, progress, allow_poor=allow_poor)
+        parity = measure_parity(
+            original,
+            built,
+            prepared.images,
+            progress,
+            allow_poor=config.allow_poor_parity,
+            trained=config.model.seed is None,
+        )
         kernels = built.list_kernels()
         warnings = parity.problems + find_warnings(quantization, kernels, layers, chosen=chosen)
         manifest = Manifest(

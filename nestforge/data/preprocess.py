@@ -278,6 +278,8 @@ def decode_image(path: AnyImage, *, exif_orientation: bool = False) -> Image.Ima
         raise DataError(f"{path}: {str(error).removeprefix(f'{path}: ')}") from error
     except UnidentifiedImageError as error:
         raise DataError(f"{path}: not a readable image (unknown format)") from error
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such file") from error
     except Exception as error:  # Pillow's decoders raise many kinds of errors on broken bytes
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(f"{path}: not a readable image ({reason})") from error

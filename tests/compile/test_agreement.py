@@ -123,6 +123,8 @@ def test_one_class_for_every_image_is_a_problem(tmp_path: Path) -> None:
     assert any("the built model gives class 3 for each of 20 calibration images, its source not" in p for p in problems)
     assert any(p.startswith("poor parity: ") and "agree on 16 of 20 images (80%)" in p for p in problems)
     assert find_problems(make_images(tmp_path / "c", folders=1), lambda _: 3, lambda _: 3) == []
+    images = make_images(tmp_path / "d")  # random weights may give one class, and nothing is wrong
+    assert measure_parity(Model(lambda _: 3), Model(lambda _: 3), images, no_progress, trained=False).problems == ()
 
 
 def test_nearly_constant_inputs_are_a_problem(tmp_path: Path) -> None:

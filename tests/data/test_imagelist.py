@@ -163,7 +163,7 @@ def test_some_missing_files_are_found_when_they_are_read(root: Path) -> None:
     path.write_text(LINES + "val/dog/gone.png,1\n")
     paths = list_images(path).paths
     assert len(paths) == 4
-    with pytest.raises(DataError, match=r"gone\.png: not a readable image"):
+    with pytest.raises(DataError, match=r"gone\.png: no such file"):
         decode_image(paths[-1])
 
 
