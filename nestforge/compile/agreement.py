@@ -127,5 +127,7 @@ def find_one_prediction(before: npt.NDArray[np.int64], after: npt.NDArray[np.int
             "folders: check mean, std, channels and the weights",
         )
     if len(set(after.tolist())) == 1:
-        return (f"the built model gives class {after[0]} for each of {len(after)} calibration images, its source not",)
+        return (
+            f"the built model gives class {after[0]} for each of {len(after)} calibration images, its source does not",
+        )
     return ()
